@@ -1,0 +1,164 @@
+"""Connections to the registry's database: SQLite in WAL mode, or PostgreSQL through psycopg 3."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Double, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import FunctionElement
+
+from graftwork.errors import InvalidSetting, OperationFailed, StorageFull
+from graftwork.registry.models import SCHEMA_REVISION
+
+BUSY_SECONDS = 30
+EXPECTED_URL = "an sqlite:// or postgresql:// URL"
+ADVISORY_LOCK = 0x6772616674
+DISK_FULL_SQLSTATE = "53100"
+
+
+class clock(FunctionElement[float]):  # noqa: N801 (reads as an SQL function)
+    """Seconds since 1970 on the database's clock, the only one that leases and history go by."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(clock, "sqlite")
+def _sqlite_clock(element: clock, compiler: Any, **options: Any) -> str:
+    # unixepoch('subsec') is NULL before SQLite 3.42
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(clock, "postgresql")
+def _postgresql_clock(element: clock, compiler: Any, **options: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+class Database:
+    """An engine and the two kinds of transaction that the registry uses."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise InvalidSetting(name="database_url", value=url, expected=EXPECTED_URL) from None
+        backend = parsed.get_backend_name()
+        if backend == "sqlite":
+            self.engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        elif backend in ("postgresql", "postgres"):
+            self.engine = create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        else:
+            shown = parsed.render_as_string(hide_password=True)
+            raise InvalidSetting(name="database_url", value=shown, expected=EXPECTED_URL)
+        self._writer = self.engine.execution_options(immediate=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one state of the database and changes nothing."""
+        with Session(self.engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self, session: Session | None = None) -> Iterator[Session]:
+        """A session whose changes are committed together at the end, or not at all; `session` itself when given.
+
+        On SQLite it is the only writer from its first statement on. Raises StorageFull when the disk is full.
+        """
+        if session is not None:
+            yield session
+            return
+        try:
+            with Session(self._writer, expire_on_commit=False) as opened, opened.begin():
+                yield opened
+        except DBAPIError as error:
+            if _is_disk_full(error.orig):
+                raise StorageFull(path=self._name, needed="more", available="none to spare") from error
+            raise
+
+    def exclude(self, session: Session) -> None:
+        """Let no other transaction that calls this run beside this one, until it ends."""
+        _exclude(session.connection())
+
+    def migrate(self) -> None:
+        """Bring the schema to `SCHEMA_REVISION`; quick when it is there.
+
+        Raises OperationFailed when the database cannot be reached or a newer Graftwork wrote it.
+        """
+        try:
+            with self.engine.connect() as connection:
+                if _revision(connection) == SCHEMA_REVISION:
+                    return
+            with self._writer.begin() as connection:
+                _exclude(connection)
+                if _revision(connection) != SCHEMA_REVISION:
+                    _upgrade(connection, self._name)
+        except DBAPIError as error:
+            reason = str(error.orig).strip().partition("\n")[0]
+            raise OperationFailed(what=f"Opening {self._name}", reason=reason) from error
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    @property
+    def _name(self) -> str:
+        return f"the database {self.engine.url.render_as_string(hide_password=True)}"
+
+
+def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    connection.isolation_level = None  # transactions begin in _begin_sqlite, not behind our back
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # a deferred transaction that later writes fails at once when another wrote in between, whatever the timeout
+    immediate = connection.get_execution_options().get("immediate", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def _exclude(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    return (
+        getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        or getattr(error, "sqlstate", None) == DISK_FULL_SQLSTATE
+    )
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def _upgrade(connection: Connection, name: str) -> None:
+    from importlib.resources import as_file, files
+
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    with as_file(files("graftwork") / "migrations") as scripts:
+        config = Config()
+        config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, SCHEMA_REVISION)
+        except CommandError as error:
+            reason = f"its schema is not one that this Graftwork knows ({error}); use the Graftwork that wrote it"
+            raise OperationFailed(what=f"Opening {name}", reason=reason) from error

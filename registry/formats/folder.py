@@ -1,0 +1,92 @@
+"""Which files of a folder are taken, which are passed over, and which make it refused."""
+
+from __future__ import annotations
+
+import stat
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from graftwork.errors import SourceNotFound, TooLarge, UnsafeFile
+
+ACCEPTED_SUFFIXES = frozenset(
+    {".safetensors", ".json", ".jsonl", ".txt", ".model", ".md", ".jinja", ".yaml", ".yml", ".tiktoken", ".spm"}
+)
+ACCEPTED_NAMES = frozenset({"LICENSE", "NOTICE", "USE_POLICY", "tokenizer.model.v3"})
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".npy", ".npz"})
+CODE_SUFFIXES = frozenset({".py", ".pyc", ".so", ".dll", ".dylib", ".sh"})
+IGNORED_NAMES = frozenset({"__MACOSX", "Thumbs.db"})
+"""Left where they are, like every name that starts with a dot (`.git`, `.gitattributes`, `.cache`, `.DS_Store`)."""
+IGNORED_SUFFIXES = frozenset({".lock", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf"})
+"""Left where they are: locks of download tools, and the pictures of a model card."""
+MAX_FILES = 10_000
+MAX_PATH = 512
+
+
+def list_files(root: Path, *, links_to: Path | None = None) -> tuple[str, ...]:
+    """The relative paths of the files of `root` that are taken, with `/` between folders, sorted.
+
+    A symbolic link is followed when it stays in `root`, or leads into `links_to` (the cache of a download). Raises
+    UnsafeFile naming the first file that holds or may hold code, has an unaccepted extension or an unsafe path, or
+    links elsewhere; TooLarge; SourceNotFound.
+    """
+    if not root.is_dir():
+        raise SourceNotFound(source=str(root), expected="a folder")
+    allowed = [folder.resolve() for folder in (root, links_to) if folder is not None]
+    taken: dict[str, str] = {}
+    for path in _walk(root):
+        relative = path.relative_to(root).as_posix()
+        check_path(relative)
+        _check_kind(path, relative)
+        if path.is_symlink():
+            _check_link(path, relative, allowed)
+        elif not stat.S_ISREG(path.lstat().st_mode):
+            raise UnsafeFile(path=relative, reason="it is not a regular file")
+        folded = unicodedata.normalize("NFC", relative).casefold()
+        if folded in taken:
+            raise UnsafeFile(path=relative, reason=f"its name differs from {taken[folded]!r} only in case or encoding")
+        taken[folded] = relative
+        if len(taken) > MAX_FILES:
+            raise TooLarge(what=str(root), actual=f"more than {MAX_FILES} files", limit=f"{MAX_FILES} files")
+    return tuple(sorted(taken.values()))
+
+
+def check_path(relative: str) -> str:
+    """`relative`, if it can be a path inside a version. Raises UnsafeFile."""
+    parts = relative.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in relative:
+        raise UnsafeFile(path=repr(relative), reason="its path is not a plain relative path")
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Cn") for character in relative):
+        raise UnsafeFile(path=ascii(relative), reason="its name holds control characters or is not UTF-8")
+    if len(relative.encode()) > MAX_PATH:
+        raise UnsafeFile(path=repr(relative[:80]), reason=f"its path is longer than {MAX_PATH} bytes")
+    return relative
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in IGNORED_NAMES or path.suffix.lower() in IGNORED_SUFFIXES:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path)
+        else:
+            yield path
+
+
+def _check_kind(path: Path, relative: str) -> None:
+    suffix = path.suffix.lower()
+    if suffix in PICKLE_SUFFIXES:
+        raise UnsafeFile(path=relative, reason=f"a {suffix} file can run code when it is loaded")
+    if suffix in CODE_SUFFIXES:
+        raise UnsafeFile(path=relative, reason="code is not accepted with a model")
+    if suffix not in ACCEPTED_SUFFIXES and path.name not in ACCEPTED_NAMES:
+        accepted = ", ".join(sorted(ACCEPTED_SUFFIXES - {".safetensors"}))
+        raise UnsafeFile(path=relative, reason=f"beside weights only {accepted} are accepted")
+
+
+def _check_link(path: Path, relative: str, allowed: list[Path]) -> None:
+    if not path.is_file():
+        raise UnsafeFile(path=relative, reason="it is a link that leads to no file")
+    target = path.resolve()
+    if not any(target.is_relative_to(folder) for folder in allowed):
+        raise UnsafeFile(path=relative, reason=f"it links to {target}, outside of the folder")

@@ -1,0 +1,199 @@
+"""Taking a model into the registry: checked first, read once, registered whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from graftwork.errors import (
+    ArtifactNotFound,
+    IncompatibleAdapter,
+    InvalidAdapter,
+    InvalidReference,
+    InvalidRequest,
+    SourceNotFound,
+)
+from graftwork.progress import Progress, silent
+from graftwork.registry.formats.checkpoint import read_checkpoint
+from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE, AdapterLayout, check_against_base, read_adapter
+from graftwork.registry.formats.safetensors import Header
+from graftwork.registry.hub import PREFIX, downloaded
+from graftwork.registry.models import BlobRow
+from graftwork.registry.refs import Name, Ref, check_alias
+from graftwork.registry.registry import Registry
+from graftwork.registry.staging import Staged, staged
+from graftwork.registry.versions import Kind, Parent, Version
+
+EXPECTED = "a checkpoint folder, a PEFT adapter folder, a .safetensors file, or hf:ORG/NAME[@REVISION]"
+WEIGHT_KINDS = (Kind.BASE, Kind.CHECKPOINT, Kind.TASK_VECTOR)
+
+Also = Callable[[Session, Version], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to register an import as; `also` runs in the transaction that registers it."""
+
+    name: Name
+    kind: Kind | None
+    base: Ref | None
+    aliases: Sequence[str]
+    metadata: Mapping[str, object]
+    parents: Sequence[Parent]
+    actor: str
+    also: Also | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Content whose headers and configuration were found to be in order."""
+
+    root: Path
+    kind: Kind
+    base: str | None
+    files: Sequence[str]
+    headers: Mapping[str, Header]
+
+
+def import_source(
+    registry: Registry,
+    source: str,
+    name: Name,
+    *,
+    kind: Kind | None = None,
+    base: Ref | None = None,
+    aliases: Sequence[str] = (),
+    metadata: Mapping[str, object] | None = None,
+    parents: Sequence[Parent] = (),
+    actor: str = "",
+    progress: Progress = silent,
+) -> Version:
+    """Register a copy of what is at `source`: a folder, a safetensors file, or `hf:org/name[@rev]`.
+
+    An adapter's base is `base`, or the registry's artifact that its configuration names. Without `kind`, a folder
+    with an `adapter_config.json` is an adapter, and other weights are a base, or a checkpoint when `base` is given.
+    Raises InvalidContent of every sort, SourceNotFound, HubUnavailable, KindConflict, StorageFull and what finding the
+    base raises; then nothing of it is left in the registry.
+    """
+    order = Order(name, kind, base, aliases, metadata or {}, parents, actor, None)
+    if not source.startswith(PREFIX):
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise SourceNotFound(source=source, expected=EXPECTED)
+        return _import(registry, path, order, move=False, links_to=None, progress=progress)
+    with downloaded(source, registry.home / "hub") as fetched:
+        pinned = {"source": PREFIX + fetched.repository, "commit": fetched.commit}
+        order = Order(name, kind, base, aliases, pinned | dict(order.metadata), parents, actor, None)
+        return _import(registry, fetched.folder, order, move=True, links_to=fetched.cache, progress=progress)
+
+
+def import_staged(
+    registry: Registry,
+    folder: Path,
+    name: Name,
+    *,
+    kind: Kind | None = None,
+    base: Ref | None = None,
+    aliases: Sequence[str] = (),
+    metadata: Mapping[str, object] | None = None,
+    parents: Sequence[Parent] = (),
+    actor: str = "",
+    also: Also | None = None,
+    progress: Progress = silent,
+) -> Version:
+    """Register a folder that its caller made, gives up now, and deletes afterwards: its files are linked, not copied.
+
+    `also(session, version)` runs in the transaction that registers the version; when it raises, nothing is
+    registered. Raises what `import_source` does.
+    """
+    order = Order(name, kind, base, aliases, metadata or {}, parents, actor, also)
+    return _import(registry, folder, order, move=True, links_to=None, progress=progress)
+
+
+def _import(
+    registry: Registry, path: Path, order: Order, *, move: bool, links_to: Path | None, progress: Progress
+) -> Version:
+    for alias in order.aliases:
+        check_alias(alias)
+    candidate = _inspect(registry, path, order, links_to)
+    registry.catalog.check_kind(order.name, candidate.kind)
+    files, headers = candidate.files, candidate.headers
+    with staged(registry.blobs, candidate.root, files, headers, move=move, progress=progress) as content:
+        return _publish(registry, candidate, order, content)
+
+
+def _inspect(registry: Registry, path: Path, order: Order, links_to: Path | None) -> Candidate:
+    if path.is_dir() and (path / CONFIG_FILE).exists():
+        if order.kind not in (None, Kind.ADAPTER):
+            raise InvalidRequest(field="kind", reason=f"{path} is an adapter and not a {order.kind}")
+        adapter = read_adapter(path, links_to=links_to)
+        base = _base_of(registry, adapter, order)
+        return Candidate(path, Kind.ADAPTER, base.digest, adapter.files, {WEIGHTS_FILE: adapter.header})
+    if order.kind is Kind.ADAPTER:
+        raise InvalidAdapter(path=path, reason=f"it is not a folder with an {CONFIG_FILE}")
+    kind = order.kind or (Kind.CHECKPOINT if order.base else Kind.BASE)
+    if kind not in WEIGHT_KINDS or (kind is Kind.BASE and order.base):
+        accepted = "checkpoint, task_vector" if order.base else ", ".join(WEIGHT_KINDS)
+        raise InvalidRequest(field="kind", reason=f"{path} cannot be a {kind}; accepted are {accepted}")
+    layout = read_checkpoint(path, links_to=links_to)
+    digest = registry.catalog.resolve(order.base).digest if order.base else None
+    return Candidate(layout.root, kind, digest, layout.files, layout.headers)
+
+
+def _base_of(registry: Registry, adapter: AdapterLayout, order: Order) -> Version:
+    base = registry.catalog.resolve(order.base) if order.base else _declared_base(registry, adapter)
+    if base.kind not in (Kind.BASE, Kind.CHECKPOINT):
+        raise IncompatibleAdapter(adapter=order.name, base=base.ref, reason=f"{base.ref} is of kind {base.kind}")
+    tensors = {tensor.name: tensor for tensor in registry.catalog.tensors(base)}
+    check_against_base(adapter, tensors, adapter_name=str(order.name), base_name=base.ref)
+    return base
+
+
+def _declared_base(registry: Registry, adapter: AdapterLayout) -> Version:
+    declared = adapter.config.base_model_name_or_path
+    try:
+        return registry.catalog.resolve(declared or "")
+    except (InvalidReference, ArtifactNotFound):
+        said = f"says {declared!r}, which is not in the registry" if declared else "names none"
+        raise InvalidRequest(field="base", reason=f"{CONFIG_FILE} {said}; name the adapter's base") from None
+
+
+def _publish(registry: Registry, candidate: Candidate, order: Order, content: Staged) -> Version:
+    created: list[str] = []
+    try:
+        with registry.database.write() as session:
+            registry.database.exclude(session)
+            for blob in content.blobs:
+                if registry.blobs.publish(blob):
+                    created.append(blob.sha256)
+            version = registry.catalog.register(
+                order.name,
+                candidate.kind,
+                content.files,
+                tensors=content.tensors,
+                base=candidate.base,
+                parents=order.parents,
+                metadata=order.metadata,
+                aliases=order.aliases,
+                actor=order.actor,
+                session=session,
+            )
+            if order.also is not None:
+                order.also(session, version)
+            return version
+    except BaseException:
+        _withdraw(registry, created)
+        raise
+
+
+def _withdraw(registry: Registry, created: Sequence[str]) -> None:
+    """Delete the blobs that a failed import stored, unless a version refers to them by now."""
+    with registry.database.write() as session:
+        registry.database.exclude(session)
+        for sha256 in created:
+            if session.scalar(select(BlobRow.id).where(BlobRow.sha256 == sha256)) is None:
+                registry.blobs.remove(sha256)

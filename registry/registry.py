@@ -1,0 +1,56 @@
+"""The door of the registry: one folder, one database, and what hangs on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from graftwork.registry.aliases import Aliases
+from graftwork.registry.blobs import BlobStore
+from graftwork.registry.catalog import Catalog
+from graftwork.registry.db import Database
+from graftwork.registry.jobs import Jobs
+from graftwork.registry.lineage import Lineage
+from graftwork.settings import Settings
+
+
+class Registry:
+    """An open registry. Any number of threads may use it, and any number of processes may open the same one."""
+
+    def __init__(self, home: Path, database: Database) -> None:
+        self.home = home
+        self.database = database
+        self.blobs = BlobStore(home / "blobs")
+        self.catalog = Catalog(database, self.blobs)
+        self.aliases = Aliases(database)
+        self.lineage = Lineage(database)
+        self.jobs = Jobs(database)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Open the registry in `settings.home`, made and migrated where needed.
+
+        Raises OperationFailed when a newer Graftwork wrote it, InvalidSetting for another kind of database.
+        """
+        settings.home.mkdir(parents=True, exist_ok=True)
+        registry = cls(settings.home, Database(settings.database))
+        try:
+            registry.blobs.create()
+            registry.database.migrate()
+        except BaseException:
+            registry.close()
+            raise
+        return registry
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

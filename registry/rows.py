@@ -1,0 +1,69 @@
+"""Finding an artifact's and a version's row, as the catalog, the aliases and the lineage all do."""
+
+from __future__ import annotations
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from graftwork.errors import ArtifactNotFound, InvalidReference, RevisionNotFound
+from graftwork.registry.models import AliasRow, ArtifactRow, VersionRow
+from graftwork.registry.refs import Name, Ref
+
+KNOWN_SHOWN = 8
+
+
+def find_artifact(session: Session, name: Name) -> ArtifactRow:
+    """The artifact of that name, in whatever case. Raises ArtifactNotFound."""
+    row = session.scalar(select(ArtifactRow).where(ArtifactRow.key == name.key))
+    if row is None:
+        raise ArtifactNotFound(name=name)
+    return row
+
+
+def versions_of(artifact: ArtifactRow) -> Select[VersionRow]:
+    """The query for an artifact's versions."""
+    return select(VersionRow).where(VersionRow.artifact_id == artifact.id)
+
+
+def find_version(session: Session, ref: Ref) -> VersionRow:
+    """The version that `ref` points at: by alias, else by number, else by the first digits of a digest.
+
+    Raises ArtifactNotFound, RevisionNotFound, InvalidReference when several digests start so.
+    """
+    artifact = find_artifact(session, ref.name)
+    if ref.revision is None:
+        return session.scalars(versions_of(artifact).order_by(VersionRow.number.desc()).limit(1)).one()
+    alias = session.get(AliasRow, (artifact.id, ref.revision))
+    if alias is not None:
+        return session.scalars(versions_of(artifact).where(VersionRow.digest == alias.digest)).one()
+    found = session.scalars(_by_spelling(artifact, ref)).all() if ref.number or ref.digest_prefix else []
+    if len(found) > 1:
+        raise InvalidReference(value=str(ref), expected="more digits: several versions have a digest that starts so")
+    if not found:
+        known = known_revisions(session, artifact)
+        raise RevisionNotFound(name=ref.name, revision=ref.revision, known=known)
+    return found[0]
+
+
+def newest_with(session: Session, digest: str) -> VersionRow:
+    """The newest version that has this digest, under whichever name. Raises RevisionNotFound."""
+    query = select(VersionRow).where(VersionRow.digest == digest).order_by(VersionRow.id.desc()).limit(1)
+    row = session.scalar(query)
+    if row is None:
+        raise RevisionNotFound(name="The registry", revision=digest, known="other digests only")
+    return row
+
+
+def known_revisions(session: Session, artifact: ArtifactRow) -> str:
+    """The aliases and the newest versions of an artifact, for a message."""
+    numbers = select(VersionRow.number).where(VersionRow.artifact_id == artifact.id).order_by(VersionRow.number.desc())
+    names = list(session.scalars(select(AliasRow.alias).where(AliasRow.artifact_id == artifact.id).limit(KNOWN_SHOWN)))
+    names += [f"v{number}" for number in session.scalars(numbers.limit(KNOWN_SHOWN))]
+    return ", ".join(names)
+
+
+def _by_spelling(artifact: ArtifactRow, ref: Ref) -> Select[VersionRow]:
+    query = versions_of(artifact).limit(2)
+    if ref.number is not None:
+        return query.where(VersionRow.number == ref.number)
+    return query.where(VersionRow.digest.startswith(ref.digest_prefix))

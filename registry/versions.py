@@ -1,0 +1,127 @@
+"""What the registry says of an artifact's version, and the digest that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from graftwork.registry.models import VersionRow
+from graftwork.registry.refs import Name
+
+MANIFEST_SCHEMA = 1
+
+
+class Kind(StrEnum):
+    """What an artifact is."""
+
+    BASE = "base"
+    CHECKPOINT = "checkpoint"
+    ADAPTER = "adapter"
+    TASK_VECTOR = "task_vector"
+    RECIPE = "recipe"
+
+
+class Relation(StrEnum):
+    """What a parent was to its child."""
+
+    BASE = "base"
+    ADAPTER_OF = "adapter_of"
+    MERGE_INPUT = "merge_input"
+    MERGE_BASE = "merge_base"
+    RECIPE = "recipe"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of a version: its path with `/` between folders, the SHA-256 of its bytes, its size in bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """A tensor of a version: `begin` and `end` count from the start of `file`, `sha256` is of the bytes between."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: str
+    begin: int
+    end: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A version that another one was made from, pinned by digest; `position` orders the parents."""
+
+    digest: str
+    relation: str
+    weight: float | None = None
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One immutable version of an artifact. `base` is the digest of the version it belongs on, if any."""
+
+    name: Name
+    kind: Kind
+    number: int
+    digest: str
+    base: str | None
+    files: tuple[FileEntry, ...]
+    metadata: Mapping[str, object]
+    created_at: datetime
+
+    @classmethod
+    def from_row(cls, row: VersionRow) -> Version:
+        """The version that a row of the database describes."""
+        return cls(
+            name=Name(row.artifact.namespace, row.artifact.name),
+            kind=Kind(row.artifact.kind),
+            number=row.number,
+            digest=row.digest,
+            base=row.base,
+            files=tuple(FileEntry(file.path, file.blob.sha256, file.blob.size) for file in row.files),
+            metadata=row.details,
+            created_at=moment(row.created_at),
+        )
+
+    @property
+    def revision(self) -> str:
+        """40 hexadecimal digits, where the Hub's clients expect a commit."""
+        return self.digest[:40]
+
+    @property
+    def ref(self) -> str:
+        """`ns/name@v3`, which always means this version."""
+        return f"{self.name}@v{self.number}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def manifest_digest(kind: Kind, base: str | None, files: Iterable[FileEntry]) -> str:
+    """SHA-256 of the canonical manifest: what a version is, without its name, its number and its metadata."""
+    manifest = {
+        "schema": MANIFEST_SCHEMA,
+        "kind": str(kind),
+        "base": base,
+        "files": sorted([file.path, file.sha256, file.size] for file in files),
+    }
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def moment(seconds: float) -> datetime:
+    """The time that is `seconds` after the start of 1970."""
+    return datetime.fromtimestamp(seconds, UTC)
