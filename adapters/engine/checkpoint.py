@@ -1,0 +1,115 @@
+"""A checkpoint folder as a transformers model, complete and unmodified, with its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from graftwork.errors import InvalidCheckpoint, InvalidSetting
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What an engine is made of."""
+
+    folder: Path
+    name: str
+    """What messages call it."""
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def max_positions(self) -> int | None:
+        """Positions the model was made for, if it says."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return positions if isinstance(positions, int) else None
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the input embedding knows."""
+        embedding: Any = self.model.get_input_embeddings()
+        return int(embedding.weight.shape[0])
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a sequence."""
+        generation = self.model.generation_config
+        ids = generation.eos_token_id if generation is not None else None
+        if ids is None:
+            ids = self.tokenizer.eos_token_id
+        return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+
+def load_checkpoint(folder: Path, *, name: str, device: str, dtype: str | None) -> Checkpoint:
+    """Load a causal language model from safetensors; `dtype` None keeps the checkpoint's own.
+
+    Raises InvalidSetting for an unknown dtype, and InvalidCheckpoint for a folder that is not a complete causal
+    language model with a tokenizer, or whose attention is not open to other implementations.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InvalidSetting(name="dtype", value=dtype, expected=f"one of {', '.join(DTYPES)}")
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype] if dtype else "auto",
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InvalidCheckpoint(path=str(folder), reason=str(error).strip().splitlines()[0].rstrip(".")) from error
+    model, report = loaded
+    _require_complete(report, folder)
+    if not model._supports_attention_backend:
+        reason = f"the attention of {type(model).__name__} cannot be replaced, which the embedded engine needs"
+        raise InvalidCheckpoint(path=str(folder), reason=reason)
+    return Checkpoint(folder, name, model.to(device).eval(), tokenizer)
+
+
+def require_packable(checkpoint: Checkpoint, max_tokens: int) -> None:
+    """Refuse a rotary embedding that changes for every sequence of a batch once one of them is long.
+
+    Raises InvalidCheckpoint naming the limit under which it does not.
+    """
+    config = checkpoint.model.config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
+    for rope in [parameters, *(value for value in parameters.values() if isinstance(value, dict))]:
+        original = rope.get("original_max_position_embeddings") or checkpoint.max_positions or max_tokens
+        if rope.get("rope_type") in ("dynamic", "longrope") and max_tokens > original:
+            reason = (
+                f"its {rope['rope_type']} rotary embedding depends on the longest sequence of a batch "
+                f"beyond {original} tokens; set max_model_tokens to {original} or less"
+            )
+            raise InvalidCheckpoint(path=str(checkpoint.folder), reason=reason)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _require_complete(report: dict[str, Any], folder: Path) -> None:
+    for what in ("missing_keys", "mismatched_keys"):
+        if report.get(what):
+            names = sorted(str(name) for name in report[what])
+            reason = f"{len(names)} of the model's tensors are {what.removesuffix('_keys')}, {names[0]} among them"
+            raise InvalidCheckpoint(path=str(folder), reason=reason)

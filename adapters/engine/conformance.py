@@ -1,0 +1,67 @@
+"""Proof, when a model is loaded, that the engine computes what transformers computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from graftwork.adapters.engine.batch import Piece
+from graftwork.adapters.engine.runner import Runner
+from graftwork.errors import InvalidCheckpoint
+
+PROMPTS = (7, 5)
+"""Tokens of the two prompts that are compared; the first is computed in two pieces."""
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+"""Accepted difference relative to the largest logit."""
+
+
+def prompts(model: PreTrainedModel) -> list[list[int]]:
+    """Two short prompts within the model's vocabulary, always the same."""
+    embedding: Any = model.get_input_embeddings()
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(len(embedding.weight), (length,), generator=generator).tolist() for length in PROMPTS]
+
+
+@torch.inference_mode()
+def expected_logits(model: PreTrainedModel) -> list[Tensor]:
+    """The last logits of each prompt on its own, by transformers' attention: [vocabulary] each."""
+    return [
+        model(input_ids=torch.tensor([prompt], device=model.device), use_cache=False).logits[0, -1]
+        for prompt in prompts(model)
+    ]
+
+
+def require_conformance(runner: Runner, expected: list[Tensor], path: Path) -> None:
+    """Compare both prompts, packed together and the first one in two pieces, with `expected`.
+
+    A model that keeps a state of its own, mixes packed sequences or wants another attention is refused here. Raises
+    InvalidCheckpoint.
+    """
+    try:
+        got = _packed_logits(runner, *prompts(runner.model))
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InvalidCheckpoint(path=str(path), reason=f"the embedded engine cannot run it: {error}") from error
+    for ours, theirs in zip(got, expected, strict=True):
+        scale = theirs.float().abs().max().clamp(min=1e-6)
+        worst = float((ours.float() - theirs.float()).abs().max() / scale)
+        if not worst <= TOLERANCE.get(theirs.dtype, 1e-1):
+            reason = f"the embedded engine computes other logits than transformers does (off by {worst:.1%})"
+            raise InvalidCheckpoint(path=str(path), reason=reason)
+
+
+def _packed_logits(runner: Runner, first: list[int], second: list[int]) -> list[Tensor]:
+    cache = runner.cache
+    places = [place for place in (cache.take(), cache.take()) if place is not None]
+    begun = Piece(first[:4], 0, places[0], None, wants_logits=False)
+    whole = Piece(second, 0, places[1], None, wants_logits=True)
+    rest = Piece(first[4:], 4, places[0], None, wants_logits=True)
+    try:
+        second_logits = runner.forward([begun, whole])[0]
+        return [runner.forward([rest])[0], second_logits]
+    finally:
+        for place in places:
+            cache.give_back(place)

@@ -1,0 +1,44 @@
+"""The model's forward over a packed batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from graftwork.adapters.attach import Attachments
+from graftwork.adapters.engine import attention
+from graftwork.adapters.engine.batch import Piece, pack
+from graftwork.adapters.engine.cache import KeyValueCache
+
+
+class Runner:
+    """Runs one forward at a time over pieces of many sequences and adapters, on an unmodified transformers model."""
+
+    def __init__(self, model: PreTrainedModel, cache: KeyValueCache, attachments: Attachments) -> None:
+        """From here on the model's attention is packed attention, and its own `generate` is out of use."""
+        self.model = model
+        self.cache = cache
+        self.attachments = attachments
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+
+    @torch.inference_mode()
+    def forward(self, pieces: Sequence[Piece]) -> Tensor:
+        """The logits after the last token of each piece that wants them: [pieces that do, vocabulary].
+
+        Pieces of the same adapter must stand side by side.
+        """
+        batch = pack(pieces, self.cache, self.attachments.device)
+        with self.attachments.routed(batch.rows):
+            output = self.model(
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                use_cache=False,
+                logits_to_keep=batch.logit_rows,
+                cache_view=batch.cache_view,
+            )
+        logits: Tensor = output.logits[0]
+        return logits

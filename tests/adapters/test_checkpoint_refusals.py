@@ -1,0 +1,131 @@
+"""What the engine cannot compute as transformers does is refused when it is loaded, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GptOssConfig,
+    LlamaConfig,
+    MambaConfig,
+    PreTrainedModel,
+)
+
+from graftwork.adapters.engine import attention
+from graftwork.adapters.engine.engine import Engine
+from graftwork.errors import InvalidCheckpoint, InvalidSetting
+from graftwork.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.adapters.conftest import Family
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+
+
+@pytest.fixture
+def folder_of(tmp_path: Path, family: Family) -> Callable[[Any], Path]:
+    def save(config: Any) -> Path:
+        torch.manual_seed(0)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        model.save_pretrained(tmp_path / "model")
+        for file in family.base.glob("tokenizer*"):
+            (tmp_path / "model" / file.name).write_bytes(file.read_bytes())
+        return tmp_path / "model"
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (Gemma2Config(**SMALL), "attention needs softcap"),
+        (GptOssConfig(**SMALL, num_local_experts=2, num_experts_per_tok=1), "attention needs s_aux"),
+        (MambaConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, state_size=4), "attention of Mamba"),
+        (
+            LlamaConfig(
+                **SMALL,
+                rope_parameters={
+                    "rope_type": "longrope",
+                    "rope_theta": 10000.0,
+                    "original_max_position_embeddings": 32,
+                    "short_factor": [1.0] * 8,
+                    "long_factor": [2.0] * 8,
+                    "factor": 2.0,
+                },
+            ),
+            "longrope rotary embedding .* set max_model_tokens to 32 or less",
+        ),
+    ],
+    ids=["soft cap", "attention sinks", "no attention", "longrope"],
+)
+def test_a_model_that_needs_more_than_packed_attention_is_refused(
+    config: Any, reason: str, folder_of: Callable[[Any], Path], settings: Settings
+) -> None:
+    with pytest.raises(InvalidCheckpoint, match=reason):
+        Engine.load(folder_of(config), settings)
+
+
+def test_a_model_whose_logits_come_out_different_is_refused(
+    family: Family, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(*args: Any, **kwargs: Any) -> Any:
+        out, weights = packed(*args, **kwargs)
+        return out * 1.5, weights
+
+    packed = attention.packed_attention
+    monkeypatch.setattr(attention, "packed_attention", forgetful)
+    with pytest.raises(InvalidCheckpoint, match=r"computes other logits than transformers does \(off by \d"):
+        Engine.load(family.base, settings)
+    monkeypatch.undo()
+    attention.register()
+
+
+def test_a_checkpoint_without_all_its_tensors_is_refused(folder_of: Callable[[Any], Path], settings: Settings) -> None:
+    folder = folder_of(LlamaConfig(**SMALL, tie_word_embeddings=False))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        InvalidCheckpoint, match=r"1 of the model's tensors are missing, model\.layers\.1\.mlp\.up_proj"
+    ):
+        Engine.load(folder, settings)
+
+
+def test_a_folder_without_weights_is_refused(family: Family, settings: Settings, tmp_path: Path) -> None:
+    for file in family.base.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InvalidCheckpoint, match=r"model\.safetensors"):
+        Engine.load(tmp_path, settings)
+
+
+def test_an_unknown_dtype_is_refused(family: Family, settings: Settings) -> None:
+    with pytest.raises(InvalidSetting, match="dtype is 'int4': expected one of float32, float16, bfloat16"):
+        Engine.load(family.base, settings, dtype="int4")
+
+
+def test_a_model_runs_in_the_dtype_that_is_asked_for(family: Family, settings: Settings) -> None:
+    engine = Engine.load(family.base, settings, dtype="bfloat16")
+    model: PreTrainedModel = engine._runner.model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert AutoConfig.from_pretrained(family.base).dtype == torch.float32
