@@ -1,0 +1,157 @@
+"""What a merge method is: one dataclass whose fields are its parameters.
+
+An instance holds the parameters of one tensor (or of one adapted module). A method names the space it works in:
+
+- `weight`: it combines the models' values;
+- `delta`: it combines the models' differences from the base, which the kernels subtract and add back;
+- `adapter`: it combines the low-rank factors of one module.
+
+Methods of the first two spaces are elementwise: they combine one slice at a time, after the statistic they ask for
+was measured over the whole tensor or the whole model. Methods see no files, shards, threads or devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+
+from pydantic import Field, TypeAdapter
+
+from graftwork.errors import UnknownMethod
+from graftwork.merge.recipe import did_you_mean
+from graftwork.merge.slices import Array, Slice
+from graftwork.merge.statistics import Statistic
+
+T = TypeVar("T")
+Space = Literal["weight", "delta", "adapter"]
+
+PER_MODEL = "per model"
+PerModel = Annotated[tuple[T, ...], PER_MODEL]
+"""One value a model. A recipe gives it at the model, or once for all of them; a default of one value is for each."""
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Rank = Annotated[int, Field(ge=1)]
+
+
+class Elementwise(Protocol):
+    """A method of the weight or the delta space. A field that clashes with a keyword ends in `_`.
+
+    `__post_init__` raises ValueError, with the end of a sentence, for parameters that contradict each other.
+    """
+
+    models: ClassVar[tuple[int, int | None]]
+    """How many models it takes besides the base: at least, at most."""
+
+    def statistic(self) -> Statistic[Any] | None:
+        """What must be known of the whole tensor, or the whole model, before the first slice is combined."""
+
+    def combine(self, out: Array, piece: Slice, measured: Any, scale: float) -> None:
+        """Write the merged slice to `out`; in the delta space the merged delta is multiplied by `scale` first."""
+
+
+class Parameter:
+    """One parameter of a method: its name in recipes, what it accepts, its default."""
+
+    def __init__(self, field: dataclasses.Field[Any], hint: Any) -> None:
+        self.field = field.name
+        self.name = field.name.rstrip("_")
+        self.per_model = PER_MODEL in getattr(hint, "__metadata__", ())
+        self.hint = typing.get_args(typing.get_args(hint)[0])[0] if self.per_model else hint
+        self.accepts: TypeAdapter[Any] = TypeAdapter(self.hint)
+        self.required = field.default is dataclasses.MISSING
+        default = None if self.required else field.default
+        self.default = default[0] if self.per_model and isinstance(default, tuple) else default
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of one value, with the default."""
+        described = self.accepts.json_schema()
+        return described if self.required else {**described, "default": self.default}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A merge method as the planner, the command line and the documentation see it."""
+
+    name: str
+    space: Space
+    cites: str
+    kind: type[Any]
+    parameters: Mapping[str, Parameter]
+
+    @property
+    def summary(self) -> str:
+        """The first line of the method's docstring."""
+        return inspect.cleandoc(self.kind.__doc__ or "").splitlines()[0]
+
+    @property
+    def description(self) -> str:
+        """The method's docstring."""
+        return inspect.cleandoc(self.kind.__doc__ or "")
+
+    @property
+    def models(self) -> tuple[int, int | None]:
+        """How many models it takes besides the base: at least, at most."""
+        bounds: tuple[int, int | None] = self.kind.models
+        return bounds
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a recipe must name a base_model."""
+        return self.space == "delta" or bool(getattr(self.kind, "needs_base", False))
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the method's parameters."""
+        return {
+            "type": "object",
+            "properties": {
+                name: {**parameter.schema(), "perModel": parameter.per_model}
+                for name, parameter in self.parameters.items()
+            },
+            "required": [name for name, parameter in self.parameters.items() if parameter.required],
+            "additionalProperties": False,
+        }
+
+    def build(self, values: Mapping[str, Any]) -> Any:
+        """An instance for one tensor, from the value of each parameter by its recipe name; per-model ones are tuples.
+
+        Raises ValueError when they contradict each other.
+        """
+        return self.kind(**{parameter.field: values[name] for name, parameter in self.parameters.items()})
+
+
+_METHODS: dict[str, Method] = {}
+Kind = TypeVar("Kind", bound=type[Any])
+
+
+def merge_method(name: str, *, space: Space, cites: str) -> Callable[[Kind], Kind]:
+    """Register a dataclass as the merge method `name`; its fields become its parameters."""
+
+    def register(kind: Kind) -> Kind:
+        hints = typing.get_type_hints(kind, include_extras=True)
+        parameters = [Parameter(field, hints[field.name]) for field in dataclasses.fields(kind)]
+        _METHODS[name] = Method(name, space, cites, kind, {parameter.name: parameter for parameter in parameters})
+        return kind
+
+    return register
+
+
+def methods() -> Mapping[str, Method]:
+    """Every merge method by name: those of the files in merge/methods."""
+    for file in sorted((Path(__file__).parent / "methods").glob("[!_]*.py")):
+        importlib.import_module(f"graftwork.merge.methods.{file.stem}")
+    return dict(sorted(_METHODS.items()))
+
+
+def find_method(name: str) -> Method:
+    """The method called `name`; raises UnknownMethod."""
+    known = methods()
+    if name not in known:
+        raise UnknownMethod(method=name, known=did_you_mean(name, known))
+    return known[name]

@@ -1,0 +1,119 @@
+"""From a recipe to a version in the registry, with its lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graftwork import __version__
+from graftwork.errors import InvalidRecipe
+from graftwork.merge.adapter_plan import AdapterPlan
+from graftwork.merge.execute import Report
+from graftwork.merge.folder import write_folder
+from graftwork.merge.plan import Plan, plan
+from graftwork.merge.recipe import ModelEntry, Recipe, digest
+from graftwork.merge.sources import Origin
+from graftwork.progress import Progress, silent
+from graftwork.registry.importer import Also, import_staged
+from graftwork.registry.refs import Name, Ref
+from graftwork.registry.registry import Registry
+from graftwork.registry.versions import Kind, Parent, Relation, Version
+from graftwork.settings import Settings
+
+
+def publish(
+    recipe: Recipe,
+    *,
+    registry: Registry,
+    settings: Settings,
+    progress: Progress = silent,
+    name: str | None = None,
+    paths: bool = True,
+    also: Also | None = None,
+) -> Version:
+    """Merge, and register the result with its parents, its recipe and its aliases in one transaction.
+
+    name:  the artifact the version belongs to, `ns/name`; by default the recipe's output.name
+    paths: whether the recipe may name folders of this machine; such parents are not in the lineage
+    also:  called in the transaction that registers the version
+
+    Raises what `plan`, `write_folder` and `import_staged` raise; the registry is then as it was.
+    """
+    target = artifact_name(recipe, name)
+    with registry.blobs.scratch() as scratch:
+        out = scratch / "merged"
+        planned = plan(recipe, settings=settings, registry=registry, out=out, paths=paths)
+        kind = Kind.ADAPTER if isinstance(planned, AdapterPlan) else Kind.CHECKPOINT
+        registry.catalog.check_kind(target, kind)
+        report = write_folder(planned, out, progress)
+        return import_staged(
+            registry,
+            out,
+            target,
+            kind=kind,
+            base=_base_of(planned, registry),
+            aliases=recipe.output.aliases,
+            metadata=_metadata(planned, report),
+            parents=_parents(planned),
+            actor="merge",
+            also=also,
+            progress=progress,
+        )
+
+
+def artifact_name(recipe: Recipe, name: str | None) -> Name:
+    """The artifact a merge registers under. Raises InvalidRecipe when neither the caller nor the recipe names it."""
+    chosen = name or recipe.output.name
+    if chosen is None:
+        raise InvalidRecipe(where="output.name", reason="a merge into the registry needs a name, NAMESPACE/NAME")
+    return Name.parse(chosen)
+
+
+def _base_of(planned: Plan | AdapterPlan, registry: Registry) -> Ref | None:
+    """The base of the result: the recipe's, or that base's own base, or the one that all models share."""
+    if planned.base is not None and planned.base.version is not None:
+        version = planned.base.version
+        if version.kind is Kind.BASE or version.base is None or isinstance(planned, AdapterPlan):
+            return Ref.parse(version.ref)
+        return Ref.parse(registry.catalog.by_digest(version.base).ref)
+    shared = {origin.version.base if origin.version is not None else None for origin in planned.models}
+    digest_of_base = shared.pop() if len(shared) == 1 else None
+    return Ref.parse(registry.catalog.by_digest(digest_of_base).ref) if digest_of_base is not None else None
+
+
+def _parents(planned: Plan | AdapterPlan) -> Sequence[Parent]:
+    """Every input that is a version of the registry, pinned by digest, in the order of the recipe."""
+    parents = []
+    if planned.base is not None and planned.base.version is not None:
+        parents.append(Parent(planned.base.version.digest, Relation.MERGE_BASE, None, 0))
+    for position, (origin, entry) in enumerate(zip(planned.models, planned.entries, strict=True), start=1):
+        if origin.version is not None:
+            weight = _weight(planned.recipe, entry)
+            parents.append(Parent(origin.version.digest, Relation.MERGE_INPUT, weight, position))
+    return parents
+
+
+def _weight(recipe: Recipe, entry: ModelEntry) -> float | None:
+    """The weight of a model, where it is one number for all tensors."""
+    value = entry.parameters.get("weight", recipe.parameters.get("weight"))
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _metadata(planned: Plan | AdapterPlan, report: Report) -> dict[str, object]:
+    recipe = planned.recipe
+    measured = {} if report.lines_alpha is None else {"lines_alpha": report.lines_alpha}
+    return {
+        "merge": {
+            "method": recipe.merge_method,
+            "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
+            "recipe_digest": digest(recipe),
+            "seed": recipe.seed,
+            "code_version": __version__,
+            "sources": [_pinned(origin) for origin in planned.models],
+            **measured,
+        }
+    }
+
+
+def _pinned(origin: Origin) -> dict[str, str | None]:
+    version = origin.version
+    return {"model": origin.public_name, "digest": version.digest if version is not None else None}

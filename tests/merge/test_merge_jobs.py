@@ -1,0 +1,255 @@
+"""Merges into the registry: lineage, idempotency, and jobs that survive their workers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, save_lora
+from graftwork.errors import GraftworkError, InvalidRecipe, KindConflict, NonFiniteTensor, SourceNotFound
+from graftwork.merge.folder import write_folder
+from graftwork.merge.recipe import Recipe, digest, load_recipe
+from graftwork.merge.run import merge
+from graftwork.merge.worker import run_next, run_worker, submit
+from graftwork.registry.importer import import_source
+from graftwork.registry.jobs import Job, State
+from graftwork.registry.refs import Name, Ref
+from graftwork.registry.registry import Registry
+from graftwork.registry.snapshots import materialise
+from graftwork.registry.versions import Kind, Relation
+from graftwork.settings import Settings
+
+TIES = {
+    "merge_method": "ties",
+    "base_model": "acme/base",
+    "models": [
+        {"model": "acme/model-1", "parameters": {"weight": 0.5}},
+        {"model": "acme/model-2@v1", "parameters": {"weight": [0, 1]}},
+    ],
+    "parameters": {"density": 0.3},
+    "output": {"name": "acme/merged", "aliases": ["candidate"]},
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", threads=2)
+
+
+@pytest.fixture
+def registry(settings: Settings, bench: Any) -> Iterator[Registry]:
+    """A base and two fine-tunes."""
+    paths, _ = bench.family(2)
+    with Registry.open(settings) as opened:
+        import_source(opened, paths[0], Name.parse("acme/base"))
+        for number in (1, 2):
+            import_source(opened, paths[number], Name.parse(f"acme/model-{number}"), base=Ref.parse("acme/base"))
+        yield opened
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe(TIES)
+
+
+def left_over(registry: Registry) -> list[Path]:
+    return list((registry.home / "blobs" / "tmp").iterdir())
+
+
+def wait_for(registry: Registry, job: Job, *states: State) -> Job:
+    for _ in range(400):
+        seen = registry.jobs.get(job.id)
+        if seen.state in states:
+            return seen
+        time.sleep(0.02)
+    raise AssertionError(f"still {seen.state}: {seen.error_message}")
+
+
+def test_a_merge_is_registered_with_its_parents_recipe_and_alias(
+    registry: Registry, settings: Settings, recipe: Recipe
+) -> None:
+    version = merge(recipe, registry=registry, settings=settings)
+    assert (str(version.name), version.kind) == ("acme/merged", Kind.CHECKPOINT)
+    assert version.base == registry.catalog.resolve("acme/base").digest
+    parents = registry.lineage.parents(version.digest)
+    expected = [
+        ("acme/base", Relation.MERGE_BASE, None),
+        ("acme/model-1", Relation.MERGE_INPUT, 0.5),
+        ("acme/model-2", Relation.MERGE_INPUT, None),
+    ]
+    assert [(edge.parent, edge.relation, edge.weight) for edge in parents] == [
+        (registry.catalog.resolve(name).digest, relation, weight) for name, relation, weight in expected
+    ]
+    details: Any = version.metadata["merge"]
+    assert (details["method"], details["recipe_digest"]) == ("ties", digest(recipe))
+    assert registry.aliases.get(version.name)["candidate"].digest == version.digest
+    assert left_over(registry) == []
+
+
+def test_the_same_merge_again_is_the_same_version(registry: Registry, settings: Settings, recipe: Recipe) -> None:
+    first, again = (merge(recipe, registry=registry, settings=settings) for _ in range(2))
+    assert (again.digest, again.number) == (first.digest, 1)
+    elsewhere = merge(recipe, registry=registry, settings=settings, name="acme/other")
+    assert (elsewhere.digest, str(elsewhere.name)) == (first.digest, "acme/other")
+
+
+def test_the_registered_merge_is_what_a_folder_merge_writes(
+    registry: Registry, settings: Settings, recipe: Recipe, bench: Any
+) -> None:
+    version = merge(recipe, registry=registry, settings=settings)
+    out = merge(recipe, out=bench.root / "merged", registry=registry, settings=settings)
+    snapshot = materialise(registry, version)
+    assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == {
+        path.name: path.read_bytes() for path in out.iterdir()
+    }
+
+
+def test_a_model_that_is_listed_twice_counts_twice(registry: Registry, settings: Settings) -> None:
+    models = [{"model": "acme/model-1", "parameters": {"weight": weight}} for weight in (0.25, 0.75)]
+    version = merge(load_recipe({**TIES, "models": models}), registry=registry, settings=settings)
+    weights = [edge.weight for edge in registry.lineage.parents(version.digest)]
+    assert weights == [None, 0.25, 0.75]
+
+
+def test_a_failed_merge_leaves_no_trace(registry: Registry, settings: Settings, bench: Any) -> None:
+    broken = bench.random(5)
+    broken["model.norm.weight"][0] = np.nan
+    import_source(registry, bench.write("broken", broken), Name.parse("acme/broken"), base=Ref.parse("acme/base"))
+    models = [{"model": "acme/model-1"}, {"model": "acme/broken"}]
+    with pytest.raises(NonFiniteTensor, match="acme/broken"):
+        merge(load_recipe({**TIES, "models": models}), registry=registry, settings=settings)
+    assert "acme/merged" not in {str(artifact.name) for artifact in registry.catalog.list()}
+    assert left_over(registry) == []
+
+
+def test_a_name_is_needed_and_must_fit(registry: Registry, settings: Settings, recipe: Recipe) -> None:
+    with pytest.raises(InvalidRecipe, match=r"output\.name"):
+        merge(load_recipe({**TIES, "output": {}}), registry=registry, settings=settings)
+    with pytest.raises(KindConflict, match="acme/base"):
+        merge(recipe, registry=registry, settings=settings, name="acme/base")
+
+
+def test_merged_adapters_are_registered_on_their_base(registry: Registry, settings: Settings, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in (1, 2):
+        factors = LoraFactors(
+            random.normal(size=(number, 301)).astype(np.float32), random.normal(size=(257, number)).astype(np.float32)
+        )
+        folder = tmp_path / f"adapter-{number}"
+        folder.mkdir()
+        save_lora(LoraAdapter("a", {"model.layers.0.mlp": factors}), folder, base_model="acme/base")
+        import_source(registry, str(folder), Name.parse(f"acme/adapter-{number}"))
+    recipe = load_recipe(
+        {"merge_method": "lora_cat", "models": [{"model": "acme/adapter-1"}, {"model": "acme/adapter-2"}]}
+    )
+    version = merge(recipe, registry=registry, settings=settings, name="acme/both")
+    base = registry.catalog.resolve("acme/base").digest
+    assert (version.kind, version.base) == (Kind.ADAPTER, base)
+    inputs = [edge.parent for edge in registry.lineage.parents(version.digest) if edge.relation == Relation.MERGE_INPUT]
+    assert inputs == [registry.catalog.resolve(f"acme/adapter-{number}").digest for number in (1, 2)]
+
+
+def test_a_worker_carries_out_a_submitted_merge(registry: Registry, settings: Settings, recipe: Recipe) -> None:
+    job = submit(registry, recipe, settings=settings)
+    assert submit(registry, recipe, settings=settings).id == job.id
+    stop = threading.Event()
+    worker = threading.Thread(target=run_worker, args=(registry, settings, stop))
+    worker.start()
+    try:
+        done = wait_for(registry, job, State.SUCCEEDED, State.FAILED)
+    finally:
+        stop.set()
+        worker.join()
+    assert (done.state, done.progress, done.error_message) == (State.SUCCEEDED, 1.0, None)
+    version = registry.catalog.resolve("acme/merged@candidate")
+    assert done.result == {"name": "acme/merged", "ref": "acme/merged@v1", "digest": version.digest}
+
+
+def test_a_job_is_pinned_to_the_versions_of_its_submission(
+    registry: Registry, settings: Settings, recipe: Recipe
+) -> None:
+    job = submit(registry, recipe, settings=settings)
+    assert job.payload["recipe"]["base_model"] == "acme/base@v1"
+    assert [entry["model"] for entry in job.payload["recipe"]["models"]] == ["acme/model-1@v1", "acme/model-2@v1"]
+
+
+def test_a_bad_recipe_is_refused_at_submission(registry: Registry, settings: Settings, bench: Any) -> None:
+    with pytest.raises(GraftworkError, match="density"):
+        submit(registry, load_recipe({**TIES, "parameters": {"density": 2}}), settings=settings)
+    models = [{"model": str(bench.root / "model-1")}]
+    with pytest.raises(SourceNotFound, match="expected a registry reference"):
+        submit(registry, load_recipe({**TIES, "models": models}), settings=settings)
+    assert registry.jobs.list() == []
+
+
+def test_a_job_that_fails_says_why(registry: Registry, settings: Settings, bench: Any) -> None:
+    broken = bench.random(5)
+    broken["model.norm.weight"][0] = np.nan
+    import_source(registry, bench.write("broken", broken), Name.parse("acme/broken"), base=Ref.parse("acme/base"))
+    job = submit(registry, load_recipe({**TIES, "models": [{"model": "acme/broken"}]}), settings=settings)
+    assert run_next(registry, settings, worker="w")
+    failed = registry.jobs.get(job.id)
+    assert (failed.state, failed.error_code) == (State.FAILED, "non_finite_tensor")
+    assert "model.norm.weight" in (failed.error_message or "")
+    assert not run_next(registry, settings, worker="w")
+
+
+def test_a_running_merge_can_be_cancelled(
+    registry: Registry, settings: Settings, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(registry, recipe, settings=settings)
+    _cancel_when_it_runs(registry, job, monkeypatch)
+    assert run_next(registry, settings, worker="w", lease_seconds=0.1)
+    assert registry.jobs.get(job.id).state is State.CANCELLED
+    assert "acme/merged" not in {str(artifact.name) for artifact in registry.catalog.list()}
+    assert left_over(registry) == []
+
+
+def test_a_worker_that_lost_its_lease_registers_nothing(
+    registry: Registry, settings: Settings, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submit(registry, recipe, settings=settings)
+
+    def write_while_another_takes_over(*arguments: Any) -> Any:
+        report = write_folder(*arguments)
+        time.sleep(0.3)
+        assert registry.jobs.claim("other", ["merge"], 60) is not None
+        return report
+
+    monkeypatch.setattr("graftwork.merge.publish.write_folder", write_while_another_takes_over)
+    monkeypatch.setattr(registry.jobs, "heartbeat", lambda *_: False)
+    assert run_next(registry, settings, worker="w", lease_seconds=0.1)
+    assert registry.jobs.get(job.id).state is State.RUNNING
+    assert "acme/merged" not in {str(artifact.name) for artifact in registry.catalog.list()}
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_job_back(
+    registry: Registry, settings: Settings, recipe: Recipe
+) -> None:
+    job = submit(registry, recipe, settings=settings)
+    stop = threading.Event()
+    stop.set()
+    assert run_next(registry, settings, worker="w", stop=stop)
+    assert registry.jobs.get(job.id).state is State.QUEUED
+    assert run_next(registry, settings, worker="w")
+    assert registry.jobs.get(job.id).state is State.SUCCEEDED
+
+
+def _cancel_when_it_runs(registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def write_after_a_cancel(planned: Any, out: Path, progress: Any) -> Any:
+        registry.jobs.cancel(job.id)
+
+        def slowly(stage: str, done: int, total: int) -> None:
+            time.sleep(0.05)
+            progress(stage, done, total)
+
+        return write_folder(planned, out, slowly)
+
+    monkeypatch.setattr("graftwork.merge.publish.write_folder", write_after_a_cancel)
