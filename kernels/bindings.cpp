@@ -1,0 +1,29 @@
+// graftwork.kernels._native: the native twins, called with addresses that Python has checked, without the GIL.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "native.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_native, m) {
+    using namespace graftwork;
+    using NoGil = py::call_guard<py::gil_scoped_release>;
+
+    py::class_<Array>(m, "Array").def(
+        py::init<std::uintptr_t, const std::string&, std::vector<std::int64_t>>(),
+        py::arg("address"),
+        py::arg("dtype"),
+        py::arg("shape"));
+
+    m.def("weighted_sum", &weighted_sum, NoGil());
+    m.def("magnitude_histogram", &magnitude_histogram, NoGil());
+    m.def("nth_equal", &nth_equal, NoGil());
+    m.def("ties_combine", &ties_combine, NoGil());
+    m.def("ties_votes", &ties_votes, NoGil());
+    m.def("gram", &gram, NoGil());
+    m.def("abs_sum", &abs_sum, NoGil());
+    m.def("lora_shrink", &lora_shrink, NoGil());
+    m.def("lora_expand", &lora_expand, NoGil());
+    m.def("set_threads", &set_threads);
+}

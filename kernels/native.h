@@ -1,0 +1,62 @@
+// The native twins. Arguments and results are those of each kernel's `run` in Python, specified by its docstring there.
+#pragma once
+
+#include <initializer_list>
+#include <stdexcept>
+
+#include "array.h"
+
+namespace graftwork {
+
+void weighted_sum(
+    const Array& out,
+    const std::vector<Array>& inputs,
+    const std::vector<float>& weights,
+    const OptionalArray& base,
+    float scale);
+
+void magnitude_histogram(
+    const Array& out, const Array& x, const OptionalArray& base, std::optional<std::int32_t> prefix);
+
+std::int64_t nth_equal(const Array& x, const OptionalArray& base, std::int32_t bits, std::int64_t n);
+
+void ties_combine(
+    const Array& out,
+    const Array& base,
+    const std::vector<Array>& inputs,
+    const std::vector<float>& weights,
+    const std::vector<std::int32_t>& thresholds,
+    const std::vector<std::int64_t>& cutoffs,
+    std::int64_t offset,
+    float scale,
+    const std::string& vote,
+    const std::string& divide,
+    float zero_sign);
+
+std::int64_t ties_votes(
+    const Array& base,
+    const std::vector<Array>& inputs,
+    const std::vector<std::int32_t>& thresholds,
+    const std::vector<std::int64_t>& cutoffs,
+    std::int64_t offset);
+
+void gram(const Array& out, const std::vector<Array>& inputs, const OptionalArray& base);
+
+void abs_sum(const Array& out, const Array& x, const OptionalArray& base);
+
+void lora_shrink(
+    const Array& h, const Array& x, const Array& a, const Array& start, const Array& rank, const Array& slot);
+
+void lora_expand(
+    const Array& y, const Array& h, const Array& b, const Array& start, const Array& rank, const Array& slot);
+
+// Threads that one large call of lora_shrink or lora_expand may use; every other twin runs on its caller's.
+void set_threads(int threads);
+
+// Throws std::invalid_argument unless every per-input list has one item an input.
+inline void check_counts(std::size_t expected, std::initializer_list<std::size_t> counts) {
+    for (const std::size_t count : counts)
+        if (count != expected) throw std::invalid_argument("a list has another length than the inputs");
+}
+
+}  // namespace graftwork

@@ -1,0 +1,92 @@
+"""Every twin of every kernel gives what the reference gives, on the kernel's own cases."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graftwork.kernels.arrays import Array, as_tensor, with_arrays
+from graftwork.kernels.case import Case, HostArray
+from graftwork.kernels.catalogue import cases, catalogue
+from graftwork.kernels.dispatch import forced, native_module
+from graftwork.kernels.dtypes import FLOATS
+from graftwork.kernels.tolerance import Tolerance, tolerance
+
+KERNELS = catalogue()
+INTERPRETED = importlib.util.find_spec("triton") is not None
+
+
+def twins() -> Iterator[tuple[str, str, str]]:
+    for name, kernel in KERNELS.items():
+        yield from ((name, dtype, "native") for dtype in FLOATS)
+        if kernel.has_fused:
+            yield from ((name, dtype, "fused") for dtype in ("F32", "F16", "BF16"))
+
+
+def result(name: str, twin: str, case: Case, on_tensors: bool) -> HostArray:
+    """What a twin returns or writes, in float64."""
+    arguments = {
+        key: with_arrays(value, lambda array: as_tensor(np.array(array)) if on_tensors else np.array(array))
+        for key, value in case.arguments.items()
+    }
+    with forced(twin):
+        returned = KERNELS[name](**arguments)
+    value = arguments[case.writes] if case.writes else returned
+    return np.asarray(value.double() if hasattr(value, "data_ptr") else value, np.float64)
+
+
+def interpretable(case: Case) -> Case:
+    """The case without subnormals, which Triton's interpreter reads as 0 in bfloat16."""
+
+    def flush(array: Array) -> HostArray:
+        host = np.asarray(array)
+        tiny = np.abs(host.astype(np.float32)) < np.finfo(np.float32).tiny
+        return np.where(tiny, np.zeros_like(host), host)
+
+    return replace(case, arguments={key: with_arrays(value, flush) for key, value in case.arguments.items()})
+
+
+@pytest.mark.parametrize(("name", "dtype", "twin"), list(twins()))
+def test_a_twin_gives_what_the_reference_gives(name: str, dtype: str, twin: str) -> None:
+    allowed = tolerance(name, dtype)
+    interpreted_bfloat16 = twin == "fused" and dtype == "BF16"
+    if interpreted_bfloat16 and name in ("weighted_sum", "ties_combine"):
+        allowed = Tolerance(rtol=2**-7)  # the interpreter truncates where a GPU rounds
+    for case in cases(name, dtype):
+        if interpreted_bfloat16:
+            case = interpretable(case)
+        expected = result(name, "reference", case, on_tensors=True)
+        actual = result(name, twin, case, on_tensors=twin == "fused")
+        np.testing.assert_allclose(
+            actual, expected, rtol=allowed.rtol, atol=allowed.atol, equal_nan=True, err_msg=f"{name} {case.name}"
+        )
+        if allowed.rtol == 0:
+            np.testing.assert_array_equal(
+                np.signbit(actual)[~np.isnan(actual)], np.signbit(expected)[~np.isnan(expected)]
+            )
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_native_gives_the_same_bits_from_tensors_and_from_arrays(name: str) -> None:
+    for case in cases(name, "BF16"):
+        np.testing.assert_array_equal(
+            result(name, "native", case, on_tensors=True), result(name, "native", case, on_tensors=False)
+        )
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_folder_is_complete(name: str) -> None:
+    folder = Path(__file__).parents[2] / "kernels" / name
+    assert {"__init__.py", "reference.py", "native.cpp", "cases.py"} <= {file.name for file in folder.iterdir()}
+    assert hasattr(native_module(), name)
+
+
+def test_the_merge_and_lora_kernels_have_a_triton_twin() -> None:
+    fused = {name for name, kernel in KERNELS.items() if kernel.has_fused}
+    expected = {"weighted_sum", "magnitude_histogram", "ties_combine", "lora_shrink", "lora_expand"}
+    assert fused == (expected if INTERPRETED else set())
