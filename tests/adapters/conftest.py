@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -79,13 +77,6 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
-@contextmanager
-def peft_using_a_deprecated_name() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-        yield
-
-
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, and three special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -148,8 +139,7 @@ class Family:
         if adapter not in self._models:
             model: Any = AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32)
             if adapter is not None:
-                with peft_using_a_deprecated_name():
-                    adapted: Any = PeftModel.from_pretrained(model, str(self.adapters[adapter]))
+                adapted: Any = PeftModel.from_pretrained(model, str(self.adapters[adapter]))
                 model = adapted.merge_and_unload()
             self._models[adapter] = model.eval()
         return self._models[adapter]
@@ -159,8 +149,7 @@ def write_lora(base: Path, folder: Path, options: dict[str, Any], *, seed: int, 
     """A PEFT adapter whose B is not zero, so that it changes what the base says."""
     torch.manual_seed(seed)
     model: Any = AutoModelForCausalLM.from_pretrained(base)
-    with peft_using_a_deprecated_name():
-        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

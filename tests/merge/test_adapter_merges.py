@@ -23,8 +23,6 @@ from graftwork.registry.formats.peft import read_adapter
 from graftwork.settings import Settings
 
 Q = "model.layers.0.self_attn.q_proj"
-PEFT_WITH_TRANSFORMERS_5 = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-pytestmark = pytest.mark.filterwarnings(PEFT_WITH_TRANSFORMERS_5)
 
 
 def tiny_llama() -> LlamaForCausalLM:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,8 +100,7 @@ def local_registry(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # PEFT's, of transformers
-        return _write_family(tmp_path_factory.mktemp("family"))
+    return _write_family(tmp_path_factory.mktemp("family"))
 
 
 def _write_family(root: Path) -> dict[str, Path]:

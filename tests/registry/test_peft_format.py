@@ -50,7 +50,6 @@ def edit_weights(root: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     save_file(tensors, root / WEIGHTS)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("which", ["adapter", "patterned", "rslora"])
 def test_ranks_and_scales_are_those_that_peft_computes(family: dict[str, Path], which: str) -> None:
     from peft import PeftModel
@@ -216,7 +215,6 @@ def test_a_tied_head_that_the_base_does_not_hold_is_named(adapter: Path, family:
         check(layout, base)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_weights_of_a_conv1d_base_are_transposed(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import GPT2Config, GPT2LMHeadModel
