@@ -19,6 +19,7 @@ from graftwork.errors import (
 )
 from graftwork.progress import Progress, silent
 from graftwork.registry.formats.checkpoint import read_checkpoint
+from graftwork.registry.formats.finite import check_finite
 from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE, AdapterLayout, check_against_base, read_adapter
 from graftwork.registry.formats.safetensors import Header
 from graftwork.registry.hub import PREFIX, downloaded
@@ -132,6 +133,7 @@ def _inspect(registry: Registry, path: Path, order: Order, links_to: Path | None
             raise InvalidRequest(field="kind", reason=f"{path} is an adapter and not a {order.kind}")
         adapter = read_adapter(path, links_to=links_to)
         base = _base_of(registry, adapter, order)
+        check_finite(path / WEIGHTS_FILE, adapter.header, label=WEIGHTS_FILE)
         return Candidate(path, Kind.ADAPTER, base.digest, adapter.files, {WEIGHTS_FILE: adapter.header})
     if order.kind is Kind.ADAPTER:
         raise InvalidAdapter(path=path, reason=f"it is not a folder with an {CONFIG_FILE}")

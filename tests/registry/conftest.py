@@ -140,6 +140,12 @@ def _write_family(root: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
+def adapter(tmp_path: Path, family: dict[str, Path]) -> Path:
+    """A copy of an adapter of `family`, to be damaged."""
+    return shutil.copytree(family["adapter"], tmp_path / "adapter")
+
+
+@pytest.fixture
 def contents(local_registry: Registry) -> Callable[[], set[str]]:
     """What the home of `local_registry` holds beside its database: blobs, snapshots, half-written and fetched files."""
 

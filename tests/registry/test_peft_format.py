@@ -33,11 +33,6 @@ def check(adapter: AdapterLayout, base: Mapping[str, Shape]) -> None:
     check_against_base(adapter, base, adapter_name="ns/adapter", base_name="ns/base@v1")
 
 
-@pytest.fixture
-def adapter(tmp_path: Path, family: dict[str, Path]) -> Path:
-    return shutil.copytree(family["adapter"], tmp_path / "adapter")
-
-
 def edit_config(root: Path, **options: object) -> Path:
     path = root / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | options))

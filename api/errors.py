@@ -1,0 +1,136 @@
+"""Failures as HTTP responses: problem details (RFC 9457) everywhere, OpenAI's error object under `/v1`."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from graftwork.api.schemas.problem import InferenceError, InferenceProblem, Problem
+from graftwork.errors import GraftworkError, InvalidInput, InvalidRequest, Overloaded, outcome
+
+INFERENCE_PREFIX = "/v1"
+RETRY_AFTER_SECONDS = 1
+INFERENCE_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every failure of `app` in one of the two shapes."""
+    app.add_exception_handler(GraftworkError, _graftwork_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def problem(error: GraftworkError, *, status: int | None = None) -> Problem:
+    """Problem details of `error`, with the error's own fields beside the standard members."""
+    fields: dict[str, Any] = {name: _plain(value) for name, value in error.fields.items()}
+    return Problem(
+        **{
+            **fields,
+            "type": f"urn:graftwork:problem:{error.code}",
+            "title": _title(error.code),
+            "status": status or outcome(error).status,
+            "detail": str(error),
+            "code": error.code,
+        }
+    )
+
+
+def inference_problem(error: GraftworkError) -> InferenceProblem:
+    """`error` as OpenAI's clients expect it."""
+    status = inference_status(error)
+    param = error.fields.get("field")
+    return InferenceProblem(
+        error=InferenceError(
+            message=str(error),
+            type=_inference_type(status),
+            param=None if param is None else str(param),
+            code=error.code,
+        )
+    )
+
+
+def inference_status(error: GraftworkError) -> int:
+    """The status under `/v1`: OpenAI's clients expect 400 where `/api` answers 422 to a request it cannot read."""
+    return HTTPStatus.BAD_REQUEST if isinstance(error, InvalidInput) else outcome(error).status
+
+
+def respond(request: Request, error: GraftworkError, *, status: int | None = None) -> Response:
+    """The response that tells `error` to the client that sent `request`; `status` overrides the table under `/api`."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, Overloaded) else None
+    if _is_inference(request):
+        return JSONResponse(inference_problem(error).model_dump(), status_code=inference_status(error), headers=headers)
+    body = problem(error, status=status)
+    return JSONResponse(
+        body.model_dump(), status_code=body.status, headers=headers, media_type="application/problem+json"
+    )
+
+
+async def _graftwork_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GraftworkError)  # noqa: S101
+    return respond(request, error)
+
+
+async def _invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    first, *others = error.errors()
+    reason = _reason(first)
+    if others:
+        reason += f" (and {len(others)} more)"
+    field = "body" if first["type"] == "json_invalid" else _location(first["loc"])
+    return respond(request, InvalidRequest(field=field, reason=reason))
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    phrase = HTTPStatus(error.status_code).phrase
+    detail = f"{request.method} {request.url.path}: {phrase.lower()}."
+    return _plain_failure(request, error.status_code, phrase, detail, error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    phrase = HTTPStatus.INTERNAL_SERVER_ERROR.phrase
+    detail = "The server failed in a way it did not expect; its log tells more."
+    return _plain_failure(request, HTTPStatus.INTERNAL_SERVER_ERROR, phrase, detail, None)
+
+
+def _plain_failure(request: Request, status: int, phrase: str, detail: str, headers: Any) -> Response:
+    code = phrase.lower().replace(" ", "_")
+    if _is_inference(request):
+        failure = InferenceProblem(error=InferenceError(message=detail, type=_inference_type(status), code=code))
+        return JSONResponse(failure.model_dump(), status_code=status, headers=headers)
+    body = Problem(type=f"urn:graftwork:problem:{code}", title=phrase, status=status, detail=detail, code=code)
+    return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
+
+
+def _is_inference(request: Request) -> bool:
+    return request.url.path == INFERENCE_PREFIX or request.url.path.startswith(INFERENCE_PREFIX + "/")
+
+
+def _inference_type(status: int) -> str:
+    return INFERENCE_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+
+
+def _title(code: str) -> str:
+    return code.replace("_", " ").capitalize()
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _location(parts: tuple[int | str, ...]) -> str:
+    """`("body", "models", 0, "model")` as `models[0].model`."""
+    path = ".".join(str(part) for part in (parts[1:] if parts[0] == "body" and len(parts) > 1 else parts))
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", path)
+
+
+def _reason(failure: Any) -> str:
+    message = str(failure["msg"]).removeprefix("Value error, ").rstrip(".")
+    return message[:1].lower() + message[1:]

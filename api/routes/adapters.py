@@ -1,0 +1,97 @@
+"""`POST /api/v1/adapters`: upload an adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
+
+from graftwork.adapters.host import Host
+from graftwork.api import uploads
+from graftwork.api.deps import HostDep, RegistryDep, SettingsDep
+from graftwork.api.schemas.versions import VersionOut
+from graftwork.api.uploads import Upload
+from graftwork.errors import ArtifactNotFound, GraftworkError
+from graftwork.registry.importer import import_staged
+from graftwork.registry.refs import Name, Ref, check_alias
+from graftwork.registry.registry import Registry
+from graftwork.registry.versions import Kind, Version
+
+router = APIRouter(prefix="/adapters", tags=["artifacts"])
+
+ACTOR = "api"
+FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["name", "files"],
+                    "properties": {
+                        "name": {"type": "string", "description": "NAMESPACE/NAME"},
+                        "base": {
+                            "type": "string",
+                            "description": "the base's reference; needed unless adapter_config.json names it",
+                        },
+                        "alias": {"type": "string", "description": "an alias to point at the new version"},
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "adapter_config.json, adapter_model.safetensors and what belongs to them",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", status_code=201, openapi_extra=FORM, responses={200: {"description": "it was there already"}})
+async def upload_adapter(
+    request: Request, response: Response, registry: RegistryDep, host: HostDep, settings: SettingsDep
+) -> VersionOut:
+    """Register a PEFT adapter, checked against its base; the ETag is its digest.
+
+    The same content under the same name is the same version: 200 instead of 201. A refused upload leaves nothing.
+    """
+    async with contextmanager_in_threadpool(registry.blobs.scratch()) as folder:
+        upload = await uploads.receive(request, folder, limit=settings.max_adapter_bytes)
+        version, is_new = await run_in_threadpool(_register, registry, host, upload)
+    response.status_code = 201 if is_new else 200
+    response.headers["Location"] = f"/api/v1/artifacts/{version.name}/versions/v{version.number}"
+    response.headers["ETag"] = f'"{version.digest}"'
+    return VersionOut.of(version)
+
+
+def _register(registry: Registry, host: Host, upload: Upload) -> tuple[Version, bool]:
+    """The version of an upload, and whether it is new. An alias moves as `PUT` would move it."""
+    name = Name.parse(upload.required("name"))
+    base, alias = upload.one("base"), upload.one("alias")
+    if alias is not None:
+        check_alias(alias)
+    known = _digests(registry, name)
+    try:
+        version = import_staged(
+            registry,
+            upload.folder,
+            name,
+            kind=Kind.ADAPTER,
+            base=Ref.parse(base) if base is not None else None,
+            actor=ACTOR,
+        )
+    except GraftworkError as error:
+        raise upload.as_sent(error) from None
+    if alias is not None:
+        host.prepare(version)
+        registry.aliases.set(version.name, alias, version.digest, actor=ACTOR, reason=f"uploaded v{version.number}")
+    return version, version.digest not in known
+
+
+def _digests(registry: Registry, name: Name) -> set[str]:
+    try:
+        return {version.digest for version in registry.catalog.versions(name)}
+    except ArtifactNotFound:
+        return set()

@@ -1,0 +1,56 @@
+"""`/api/v1/artifacts`: what the registry holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+
+from graftwork.api.deps import NameDep, RegistryDep
+from graftwork.api.schemas.artifacts import ArtifactOut
+from graftwork.api.schemas.versions import VersionDetail, VersionOut
+from graftwork.registry.refs import Ref
+from graftwork.registry.versions import Kind
+
+router = APIRouter(prefix="/artifacts", tags=["artifacts"])
+
+
+@router.get("")
+def list_artifacts(
+    request: Request,
+    response: Response,
+    registry: RegistryDep,
+    kind: Kind | None = None,
+    namespace: str | None = None,
+    search: Annotated[str | None, Query(description="a part of the name")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(description="the name after which to go on")] = None,
+) -> list[ArtifactOut]:
+    """Artifacts in the order of their names; `Link: rel="next"` leads to the rest."""
+    found = registry.catalog.list(kind=kind, namespace=namespace, search=search, limit=limit + 1, after=after)
+    page = [ArtifactOut.of(artifact) for artifact in found[:limit]]
+    if len(found) > limit:
+        query = urlencode({**request.query_params, "after": page[-1].name})
+        response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+    return page
+
+
+@router.get("/{namespace}/{name}")
+def get_artifact(name: NameDep, registry: RegistryDep) -> ArtifactOut:
+    """One artifact, with its newest version and its aliases."""
+    return ArtifactOut.of(registry.catalog.get(name))
+
+
+@router.get("/{namespace}/{name}/versions")
+def list_versions(name: NameDep, registry: RegistryDep) -> list[VersionOut]:
+    """The versions of an artifact, newest first."""
+    return [VersionOut.of(version) for version in registry.catalog.versions(name)]
+
+
+@router.get("/{namespace}/{name}/versions/{revision}")
+def get_version(name: NameDep, revision: str, registry: RegistryDep, response: Response) -> VersionDetail:
+    """The version behind an alias, a number (`v3`) or the start of a digest; the ETag is its digest."""
+    version = registry.catalog.resolve(Ref.parse(f"{name}@{revision}"))
+    response.headers["ETag"] = f'"{version.digest}"'
+    return VersionDetail.read(registry, version)

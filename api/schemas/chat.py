@@ -1,0 +1,107 @@
+"""Requests and responses of `/v1/chat/completions`, as OpenAI's clients send and read them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, field_validator
+from typing_extensions import TypedDict
+
+from graftwork.api.schemas.completions import FinishReason, SamplingFields, Usage
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str
+
+
+class ChatRequest(SamplingFields):
+    """A conversation to answer."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = Field(default=None, description="refused")
+    tools: list[Any] | None = Field(default=None, description="refused")
+    functions: list[Any] | None = Field(default=None, description="refused")
+    response_format: dict[str, Any] | None = Field(default=None, description="only `text`")
+
+    @field_validator("response_format")
+    @classmethod
+    def _only_text(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None and value.get("type") != "text":
+            raise ValueError('only {"type": "text"} is supported')
+        return value
+
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _plain_content(cls, value: Any) -> Any:
+        """OpenAI's lists of text parts as one text; anything else is left for the schema to judge."""
+        return [_joined(message) for message in value] if isinstance(value, list) else value
+
+
+class Answer(BaseModel):
+    """What the model said."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+
+
+class Delta(TypedDict, total=False):
+    """What a stream adds to the answer."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int = 0
+    message: Answer
+    logprobs: None = None
+    finish_reason: FinishReason | None
+
+
+class ChatChunkChoice(BaseModel):
+    """The next piece of one answer."""
+
+    index: int = 0
+    delta: Delta
+    logprobs: None = None
+    finish_reason: FinishReason | None
+
+
+class ChatResponse(BaseModel):
+    """An answer."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage | None = None
+
+
+class ChatChunk(BaseModel):
+    """One event of a streamed answer."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+def _joined(message: Any) -> Any:
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    parts = message["content"]
+    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+        raise ValueError("the content of a message is a text or a list of text parts")
+    return {**message, "content": "".join(part["text"] for part in parts)}

@@ -1,0 +1,132 @@
+"""Requests and responses of `/v1/completions`, as OpenAI's clients send and read them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, StrictInt, TypeAdapter, ValidationError, field_validator
+
+FinishReason = Literal["stop", "length", "abort"]
+
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256
+TOKENS = TypeAdapter(Annotated[list[StrictInt], Field(min_length=1)])
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides text."""
+
+    include_usage: bool = False
+
+
+class SamplingFields(BaseModel):
+    """What both kinds of completion take; fields that are not named here are ignored, as OpenAI's server does."""
+
+    model: str = Field(description="`ns/base`, `ns/adapter`, `ns/adapter@alias` or `ns/adapter@v3`")
+    temperature: float | None = Field(default=None, ge=0, le=2, description="1 when absent; 0 is greedy")
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, description="0 keeps every token")
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: list[str] = Field(default=[], description=f"a text or up to {MAX_STOPS} texts to stop before")
+    ignore_eos: bool = Field(default=False, description="go on after an end-of-sequence token, to exactly max_tokens")
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(default=None, description="only 1")
+    logit_bias: dict[str, float] | None = Field(default=None, description="refused")
+    presence_penalty: float | None = Field(default=None, description="only 0")
+    frequency_penalty: float | None = Field(default=None, description="only 0")
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> list[str]:
+        texts = [] if value is None else [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or len(texts) > MAX_STOPS:
+            raise ValueError(f"expected a text or up to {MAX_STOPS} texts")
+        if not all(isinstance(text, str) and 0 < len(text) <= MAX_STOP_LENGTH for text in texts):
+            raise ValueError(f"each stop text has 1 to {MAX_STOP_LENGTH} characters")
+        return texts
+
+    @field_validator("n", "best_of", check_fields=False)
+    @classmethod
+    def _one(cls, value: int | None) -> int | None:
+        if value not in (None, 1):
+            raise ValueError("only one choice is supported: leave it out or send 1")
+        return value
+
+    @field_validator("presence_penalty", "frequency_penalty")
+    @classmethod
+    def _no_penalty(cls, value: float | None) -> float | None:
+        if value not in (None, 0):
+            raise ValueError("penalties are not supported: leave it out or send 0")
+        return value
+
+    @field_validator(
+        "logit_bias", "echo", "logprobs", "suffix", "tools", "functions", check_fields=False, mode="before"
+    )
+    @classmethod
+    def _unsupported(cls, value: Any) -> Any:
+        if value is not None and value is not False and value not in ("", [], {}):
+            raise ValueError("this server does not support it: leave it out")
+        return None
+
+
+class CompletionRequest(SamplingFields):
+    """A prompt to continue."""
+
+    prompt: str | list[int] = Field(description="a text, or the ids of its tokens")
+    max_tokens: int | None = Field(default=None, ge=1, description="16 when absent")
+    return_token_ids: bool = Field(default=False, description="send the ids of the tokens beside their text")
+    best_of: int | None = Field(default=None, description="only 1")
+    echo: bool | None = Field(default=None, description="refused")
+    logprobs: int | None = Field(default=None, description="refused")
+    suffix: str | None = Field(default=None, description="refused")
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _text_or_tokens(cls, value: Any) -> str | list[int]:
+        if isinstance(value, str):
+            return value
+        try:
+            return TOKENS.validate_python(value)
+        except ValidationError:
+            raise ValueError("expected one text or one list of token ids, one prompt a request") from None
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, prompt: int, completion: int) -> Usage:
+        """The two counts and their sum."""
+        return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+class CompletionChoice(BaseModel):
+    """One continuation, or the next piece of it."""
+
+    index: int = 0
+    text: str
+    token_ids: list[int] | None = None
+    logprobs: None = None
+    finish_reason: FinishReason | None
+
+
+class CompletionResponse(BaseModel):
+    """A continuation, or one event of a stream of them."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None

@@ -1,0 +1,114 @@
+"""Versions as the API and `--json` show them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from math import prod
+from typing import Any, Self
+
+from pydantic import BaseModel
+
+from graftwork.registry.registry import Registry
+from graftwork.registry.versions import TensorRecord, Version
+
+
+class FileOut(BaseModel):
+    """A file of a version."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+class VersionOut(BaseModel):
+    """An immutable version of an artifact."""
+
+    name: str
+    kind: str
+    number: int
+    ref: str
+    digest: str
+    revision: str
+    base: str | None
+    size: int
+    created_at: datetime
+    files: list[FileOut]
+    metadata: dict[str, Any]
+
+    @classmethod
+    def of(cls, version: Version, **more: Any) -> Self:
+        """What there is to say about `version`; `more` are the members of a subclass."""
+        return cls(
+            name=str(version.name),
+            kind=version.kind,
+            number=version.number,
+            ref=version.ref,
+            digest=version.digest,
+            revision=version.revision,
+            base=version.base,
+            size=version.size,
+            created_at=version.created_at,
+            files=[FileOut(path=file.path, sha256=file.sha256, size=file.size) for file in version.files],
+            metadata=dict(version.metadata),
+            **more,
+        )
+
+
+class TensorsOut(BaseModel):
+    """What the tensors of a version amount to; `dtypes` counts tensors by dtype."""
+
+    count: int
+    parameters: int
+    dtypes: dict[str, int]
+
+    @classmethod
+    def of(cls, tensors: Sequence[TensorRecord]) -> TensorsOut:
+        """The sums over `tensors`."""
+        return cls(
+            count=len(tensors),
+            parameters=sum(prod(tensor.shape) for tensor in tensors),
+            dtypes=dict(Counter(tensor.dtype for tensor in tensors).most_common()),
+        )
+
+
+class ParentOut(BaseModel):
+    """A version that another one was made from; `ref` is absent when it is not in this registry."""
+
+    digest: str
+    ref: str | None
+    relation: str
+    weight: float | None
+    position: int
+
+
+class VersionDetail(VersionOut):
+    """A version with its tensors summed up, its parents, and the aliases that point to it."""
+
+    tensors: TensorsOut
+    parents: list[ParentOut]
+    aliases: list[str]
+
+    @classmethod
+    def read(cls, registry: Registry, version: Version) -> VersionDetail:
+        """Everything that `registry` knows about `version`."""
+        graph = registry.lineage.graph(version.digest, depth=1, direction="up")
+        refs = {node.digest: node.ref for node in graph.nodes}
+        parents = [
+            ParentOut(
+                digest=edge.parent,
+                ref=refs.get(edge.parent),
+                relation=edge.relation,
+                weight=edge.weight,
+                position=edge.position,
+            )
+            for edge in graph.edges
+        ]
+        aliases = registry.aliases.get(version.name)
+        return cls.of(
+            version,
+            tensors=TensorsOut.of(registry.catalog.tensors(version)),
+            parents=parents,
+            aliases=[alias for alias, entry in aliases.items() if entry.digest == version.digest],
+        )

@@ -1,0 +1,147 @@
+"""`graft ls` and `graft show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from graftwork.api.schemas.artifacts import ArtifactOut
+from graftwork.api.schemas.versions import VersionDetail
+from graftwork.cli.options import home_option, json_option
+from graftwork.cli.render import age, console, count, digest, kind, print_json, say, show_table, size, table
+from graftwork.registry.registry import Registry
+from graftwork.registry.versions import Kind
+from graftwork.settings import load_settings
+
+PAGE = 500
+
+
+@click.command()
+@click.argument("search", required=False)
+@click.option("--kind", "wanted", type=click.Choice([kind.value for kind in Kind]), help="Only artifacts of this kind.")
+@click.option("--namespace", help="Only artifacts of this namespace.")
+@home_option
+@json_option
+def ls(search: str | None, wanted: str | None, namespace: str | None, home: Path | None, as_json: bool) -> None:
+    """List what the registry holds.
+
+    SEARCH is a part of a name.
+
+    \b
+    Example:
+        graft ls --kind adapter
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        found: list[ArtifactOut] = []
+        while page := registry.catalog.list(
+            kind=Kind(wanted) if wanted else None,
+            namespace=namespace,
+            search=search,
+            limit=PAGE,
+            after=found[-1].name if found else None,
+        ):
+            found += [ArtifactOut.of(artifact) for artifact in page]
+        bases = {} if as_json else _names(registry, {artifact.base for artifact in found if artifact.base})
+    if as_json:
+        print_json(found)
+    elif found:
+        _list(found, bases)
+    elif search or wanted or namespace:
+        say("Nothing in the registry matches.")
+    else:
+        say(Text.assemble("The registry is empty. Begin with ", ("graft import SOURCE --name NS/NAME", "bold"), "."))
+
+
+@click.command()
+@click.argument("ref")
+@home_option
+@json_option
+def show(ref: str, home: Path | None, as_json: bool) -> None:
+    """Show one version: its files, tensors and parents.
+
+    REF is NS/NAME (the newest), NS/NAME@ALIAS, NS/NAME@v3, or NS/NAME@ and the start of a digest.
+
+    \b
+    Example:
+        graft show acme/support@prod
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        version = VersionDetail.read(registry, registry.catalog.resolve(ref))
+    print_json(version) if as_json else _show(version)
+
+
+def _names(registry: Registry, digests: set[str]) -> dict[str, str]:
+    return {digest: str(registry.catalog.by_digest(digest).name) for digest in digests}
+
+
+def _list(found: list[ArtifactOut], bases: dict[str, str]) -> None:
+    grid = table("name", "kind", "version", "aliases", "base", "size", "updated", right=("version", "size"))
+    for artifact in found:
+        grid.add_row(
+            _name(artifact.name),
+            kind(artifact.kind),
+            f"v{artifact.versions}",
+            _aliases(artifact),
+            Text(bases.get(artifact.base or "", "-"), style="dim"),
+            size(artifact.size),
+            Text(age(artifact.updated_at), style="dim"),
+        )
+    show_table(grid)
+    kinds = [artifact.kind for artifact in found]
+    say(Text(", ".join(count(kinds.count(name), name.replace("_", " ")) for name in dict.fromkeys(kinds)), style="dim"))
+
+
+def _name(name: str) -> Text:
+    namespace, _, rest = name.partition("/")
+    return Text.assemble((f"{namespace}/", "dim"), (rest, "bold"))
+
+
+def _aliases(artifact: ArtifactOut) -> Text:
+    """Every alias; those that point to the newest version stand out."""
+    parts = [
+        (alias, "green" if pointed == artifact.digest else "yellow")
+        for alias, pointed in sorted(artifact.aliases.items())
+    ]
+    return Text(" ").join(Text(alias, style=style) for alias, style in parts) if parts else Text("-", style="dim")
+
+
+def _show(version: VersionDetail) -> None:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    facts.add_row("version", Text(version.ref, style="bold"))
+    facts.add_row("kind", kind(version.kind))
+    facts.add_row("digest", version.digest)
+    facts.add_row("aliases", ", ".join(version.aliases) or "-")
+    dtypes = ", ".join(version.tensors.dtypes)
+    facts.add_row(
+        "tensors", f"{version.tensors.count:,} ({version.tensors.parameters:,} parameters, {dtypes or 'none'})"
+    )
+    facts.add_row("created", f"{version.created_at:%Y-%m-%d %H:%M:%S} UTC ({age(version.created_at)})")
+    for key, value in _plain_facts(version.metadata):
+        facts.add_row(key, value)
+    console().print(facts)
+    if version.parents:
+        parents = table("made from", "as", "weight", "digest", right=("weight",))
+        for parent in version.parents:
+            weight = "" if parent.weight is None else f"{parent.weight:g}"
+            parents.add_row(parent.ref or "not here", parent.relation.replace("_", " "), weight, digest(parent.digest))
+        show_table(parents)
+    files = table("file", "size", "sha256", right=("size",))
+    for file in version.files:
+        files.add_row(file.path, size(file.size), digest(file.sha256))
+    show_table(files)
+
+
+def _plain_facts(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """What is one word or number; recipes and lists are left to `--json`."""
+    for key, value in metadata.items():
+        if isinstance(value, str | int | float):
+            yield f"{prefix}{key}".replace("_", " "), str(value)
+        elif isinstance(value, Mapping) and not prefix:
+            yield from _plain_facts(value, f"{key} ")

@@ -1,0 +1,58 @@
+"""`graft export` and `graft verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from graftwork.api.schemas.versions import VersionOut
+from graftwork.cli.bars import progress_bars
+from graftwork.cli.options import home_option, json_option
+from graftwork.cli.render import count, print_json, say, size
+from graftwork.registry import snapshots
+from graftwork.registry.registry import Registry
+from graftwork.settings import load_settings
+
+
+@click.command()
+@click.argument("ref")
+@click.argument("folder", type=click.Path(path_type=Path))
+@home_option
+@json_option
+def export(ref: str, folder: Path, home: Path | None, as_json: bool) -> None:
+    """Write a version's files to a folder.
+
+    FOLDER is empty or does not exist yet.
+
+    \b
+    Example:
+        graft export acme/support@prod ./support
+    """
+    with Registry.open(load_settings(home=home)) as registry, progress_bars() as progress:
+        version = registry.catalog.resolve(ref)
+        snapshots.export(registry, version, folder, progress)
+    if as_json:
+        print_json(VersionOut.of(version))
+    else:
+        say(f"{version.ref} is in {folder}: {count(len(version.files), 'file')}, {size(version.size)}.")
+
+
+@click.command()
+@click.argument("ref")
+@home_option
+@json_option
+def verify(ref: str, home: Path | None, as_json: bool) -> None:
+    """Hash a version's files again and compare.
+
+    \b
+    Example:
+        graft verify acme/support@v3
+    """
+    with Registry.open(load_settings(home=home)) as registry, progress_bars() as progress:
+        version = registry.catalog.resolve(ref)
+        snapshots.verify(registry, version, progress)
+    if as_json:
+        print_json(VersionOut.of(version))
+    else:
+        say(f"{version.ref} is whole: {count(len(version.files), 'file')}, {size(version.size)}.")

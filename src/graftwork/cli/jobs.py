@@ -1,0 +1,63 @@
+"""`graft jobs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from graftwork.api.schemas.jobs import JobOut
+from graftwork.cli.options import home_option, json_option
+from graftwork.cli.render import age, print_json, say, show_table, state, table
+from graftwork.registry.registry import Registry
+from graftwork.settings import load_settings
+
+
+@click.command()
+@click.argument("job_id", metavar="[ID]", required=False)
+@click.option("--cancel", is_flag=True, help="Cancel the job ID.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="How many to list.")
+@home_option
+@json_option
+def jobs(job_id: str | None, cancel: bool, limit: int, home: Path | None, as_json: bool) -> None:
+    """List jobs, show one, or cancel it.
+
+    \b
+    Example:
+        graft jobs 5f0c2a --cancel
+    """
+    if cancel and job_id is None:
+        raise click.UsageError("--cancel needs the ID of a job.")
+    with Registry.open(load_settings(home=home)) as registry:
+        if job_id is not None:
+            job = registry.jobs.cancel(job_id) if cancel else registry.jobs.get(job_id)
+            found = [JobOut.of(job)]
+        else:
+            found = [JobOut.of(job) for job in registry.jobs.list(limit=limit)]
+    if as_json:
+        print_json(found[0] if job_id is not None else found)
+    elif found:
+        _show(found)
+    else:
+        say("There are no jobs.")
+
+
+def _show(found: list[JobOut]) -> None:
+    grid = table("id", "kind", "state", "progress", "created", "outcome", right=("progress",))
+    for job in found:
+        grid.add_row(
+            Text(job.id, style="bold"),
+            job.kind,
+            state(job.state),
+            f"{job.progress:.0%}",
+            Text(age(job.created_at), style="dim"),
+            _outcome(job),
+        )
+    show_table(grid)
+
+
+def _outcome(job: JobOut) -> str:
+    if job.error is not None:
+        return job.error.message
+    return ", ".join(f"{key} {value}" for key, value in (job.result or {}).items())

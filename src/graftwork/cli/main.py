@@ -1,0 +1,106 @@
+"""The `graft` command: a table of commands that are imported only when one of them runs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+
+from graftwork import __version__
+from graftwork.errors import GraftworkError, outcome
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a command lives and the line that `graft --help` shows for it."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS = {
+    "import": Entry("importing", "import_", "Register a checkpoint or an adapter."),
+    "ls": Entry("artifacts", "ls", "List what the registry holds."),
+    "show": Entry("artifacts", "show", "Show one version: its files, tensors and parents."),
+    "lineage": Entry("lineage", "lineage", "Draw what a version was made from and what was made from it."),
+    "alias": Entry("alias", "alias", "Read and move aliases, the names that versions are served under."),
+    "export": Entry("exporting", "export", "Write a version's files to a folder."),
+    "verify": Entry("exporting", "verify", "Hash a version's files again and compare."),
+    "merge": Entry("merging", "merge", "Merge models as a recipe says."),
+    "methods": Entry("methods", "methods", "List the merge methods, or the parameters of one."),
+    "jobs": Entry("jobs", "jobs", "List jobs, show one, or cancel it."),
+    "serve": Entry("serving", "serve", "Serve the registry, merges and inference over HTTP."),
+    "demo": Entry("demonstration", "demo", "Train, merge, serve and hot-swap a family of small models."),
+}
+
+
+class Graft(click.Group):
+    """A group whose commands are imported on first use and whose failures are one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module; None when there is no such command."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"graftwork.cli.{entry.module}"), entry.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run the command line and exit: 0 ok, 1 failure, 2 usage, 3 not found, 4 conflict, 5 auth, 130 Ctrl-C."""
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except GraftworkError as error:
+            fail(str(error), outcome(error).exit_code)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            fail(one_sentence(error), error.exit_code)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        except OSError as error:
+            fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def one_sentence(error: click.ClickException) -> str:
+    """click's message on one line, with where to read more when the command line was wrong."""
+    message = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    return message if context is None else f"{message} See '{context.command_path} --help'."
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print the one line that tells what went wrong, and exit."""
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+@click.group("graft", cls=Graft, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="graft", message="%(prog)s %(version)s")
+def main() -> None:
+    """Register fine-tuned models, merge them, serve them with their adapters.
+
+    Everything is kept in GRAFTWORK_HOME (by default the user's data folder). Commands print tables and progress
+    for people on stderr; with --json they print JSON on stdout.
+
+    \b
+    Example:
+        graft import ./llama --name acme/llama
+    """

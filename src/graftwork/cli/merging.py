@@ -1,0 +1,125 @@
+"""`graft merge`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from graftwork.api.schemas.versions import VersionOut
+from graftwork.cli.bars import progress_bars
+from graftwork.cli.options import home_option, json_option, parse_bytes
+from graftwork.cli.render import console, count, print_json, say, size
+from graftwork.merge import run
+from graftwork.merge.plan import plan as plan_merge
+from graftwork.merge.recipe import Recipe, load_recipe
+from graftwork.registry.registry import Registry
+from graftwork.settings import Settings, load_settings
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("out_dir", type=click.Path(path_type=Path), required=False)
+@click.option("--name", help="NAMESPACE/NAME to register the result under [default: the recipe's output.name].")
+@click.option("--alias", "aliases", multiple=True, help="Point this alias at the result; may be repeated.")
+@click.option("--plan", "only_plan", is_flag=True, help="Check everything and print what would be done.")
+@click.option("--memory", callback=parse_bytes, metavar="SIZE", help="What it may hold in buffers, such as 256MB.")
+@click.option(
+    "--threads", type=click.IntRange(1), metavar="N", help="How many threads to use [default: one a processor]."
+)
+@home_option
+@json_option
+def merge(
+    recipe: Path,
+    out_dir: Path | None,
+    name: str | None,
+    aliases: tuple[str, ...],
+    only_plan: bool,
+    memory: int | None,
+    threads: int | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Merge models as a recipe says.
+
+    With OUT_DIR the result is a folder and the models may be mere paths; without it, the result is registered with
+    its lineage.
+
+    \b
+    Example:
+        graft merge recipe.yaml --name acme/merged --alias candidate
+    """
+    if out_dir is not None and (name or aliases):
+        raise click.UsageError("--name and --alias are for a result that is registered: leave OUT_DIR out.")
+    settings = load_settings(home=home, memory=memory, threads=threads)
+    wanted = _with_aliases(load_recipe(recipe), aliases)
+    if only_plan:
+        _print_plan(wanted, out_dir, settings, as_json)
+    elif out_dir is not None:
+        _to_folder(wanted, out_dir, settings, as_json)
+    else:
+        _to_registry(wanted, name, settings, as_json)
+
+
+def _with_aliases(recipe: Recipe, aliases: tuple[str, ...]) -> Recipe:
+    if not aliases:
+        return recipe
+    output = recipe.output.model_copy(update={"aliases": (*recipe.output.aliases, *aliases)})
+    return recipe.model_copy(update={"output": output})
+
+
+def _print_plan(recipe: Recipe, out: Path | None, settings: Settings, as_json: bool) -> None:
+    with _registry_for(recipe, settings) as registry:
+        planned = plan_merge(recipe, settings=settings, registry=registry, out=out)
+        planned.close()
+    summary = planned.summary()
+    if as_json:
+        print_json(summary)
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for key, value in summary.items():
+        grid.add_row(key.removesuffix("_bytes").replace("_", " "), _shown(key, value))
+    console().print(grid)
+
+
+def _to_folder(recipe: Recipe, out: Path, settings: Settings, as_json: bool) -> None:
+    with _registry_for(recipe, settings) as registry, progress_bars() as progress:
+        run.merge(recipe, out=out, registry=registry, settings=settings, progress=progress)
+    sizes = [file.stat().st_size for file in out.rglob("*") if file.is_file()]
+    if as_json:
+        print_json({"folder": str(out), "files": len(sizes), "size": sum(sizes)})
+    else:
+        say(f"{out} is ready: {count(len(sizes), 'file')}, {size(sum(sizes))}.")
+
+
+def _to_registry(recipe: Recipe, name: str | None, settings: Settings, as_json: bool) -> None:
+    with Registry.open(settings) as registry, progress_bars() as progress:
+        version = run.merge(recipe, registry=registry, settings=settings, progress=progress, name=name)
+    if as_json:
+        print_json(VersionOut.of(version))
+    else:
+        say(f"{version.ref} ({version.kind}, {size(version.size)}) {version.digest[:12]}")
+
+
+@contextmanager
+def _registry_for(recipe: Recipe, settings: Settings) -> Iterator[Registry | None]:
+    """The registry, if there is one and the recipe names more than paths."""
+    named = [recipe.base_model, *(entry.model for entry in recipe.models)]
+    if settings.home.exists() and not all(Path(model).expanduser().exists() for model in named if model):
+        with Registry.open(settings) as registry:
+            yield registry
+    else:
+        yield None
+
+
+def _shown(key: str, value: object) -> str:
+    if key.endswith("_bytes") and isinstance(value, int):
+        return size(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

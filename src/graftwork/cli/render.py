@@ -1,0 +1,109 @@
+"""Tables and words for people, on stderr; JSON for programs, on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+KIND_STYLES = {
+    "base": "bold cyan",
+    "checkpoint": "cyan",
+    "adapter": "green",
+    "task_vector": "magenta",
+    "recipe": "yellow",
+}
+STATE_STYLES = {
+    "queued": "yellow",
+    "running": "bold blue",
+    "succeeded": "green",
+    "failed": "bold red",
+    "cancelled": "dim",
+}
+PIPE_WIDTH = 200
+AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
+
+
+def console() -> Console:
+    """The terminal behind stderr, as it is now; a pipe takes wide lines, so that nothing is folded there."""
+    screen = Console(stderr=True, highlight=False)
+    if not screen.is_terminal:
+        screen.width = PIPE_WIDTH
+    return screen
+
+
+def say(*parts: str | Text) -> None:
+    """One line for the person at the terminal."""
+    line = Text(" ").join(Text(part) if isinstance(part, str) else part for part in parts)
+    console().print(line, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """`value` on stdout: plain values and the API's schemas, as the API would send them."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table; the columns named in `right` are numbers."""
+    grid = Table(box=SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    for column in columns:
+        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return grid
+
+
+def show_table(grid: Table) -> None:
+    """Print a table."""
+    console().print(grid)
+
+
+def kind(value: str) -> Text:
+    """A kind in its colour."""
+    return Text(value.replace("_", " "), style=KIND_STYLES.get(value, ""))
+
+
+def state(value: str) -> Text:
+    """A job's state in its colour."""
+    return Text(value, style=STATE_STYLES.get(value, ""))
+
+
+def digest(value: str | None) -> Text:
+    """The first twelve digits, enough to tell one from another."""
+    return Text(value[:12] if value else "-", style="dim")
+
+
+def count(number: int, noun: str) -> str:
+    """`1 adapter`, `3 adapters`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size(bytes_: int) -> str:
+    """Bytes for people: 1.4 GB."""
+    amount = float(bytes_)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def age(moment: datetime) -> str:
+    """How long ago: `3 hours ago`."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for length, unit in AGES:
+        if seconds >= length:
+            return f"{count(int(seconds // length), unit)} ago"
+    return "just now"
+
+
+def _plain(schema: Any) -> object:
+    """What `json` does not know: one of the API's schemas."""
+    return schema.model_dump(mode="json")

@@ -1,0 +1,107 @@
+"""`/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import openai
+import pytest
+
+from graftwork.registry.importer import import_source
+from graftwork.registry.refs import Name
+from graftwork.testing.model import load_model
+from graftwork.testing.tokenizer import character_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.api.conftest import Alone, Server
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 10, "temperature": 0}
+
+
+def test_an_answer_is_what_the_model_says_after_its_template(
+    server: Server, openai_client: openai.OpenAI, alone: Alone
+) -> None:
+    tokenizer = character_tokenizer(context=64)
+    prompt = tuple(tokenizer.encode("abc"))
+    expected = tokenizer.decode(alone.greedy("adapter0", prompt, 10), skip_special_tokens=True)
+    answer = openai_client.chat.completions.with_raw_response.create(
+        model="tiny/a@v1", **CHAT, extra_body={"ignore_eos": True}
+    )
+    assert answer.headers["x-graftwork-version"] == server.digest("tiny/a@v1")
+    completion = answer.parse()
+    assert completion.object == "chat.completion"
+    assert completion.choices[0].message.role == "assistant"
+    assert completion.choices[0].message.content == expected
+    assert completion.usage is not None
+    assert completion.usage.prompt_tokens == len(prompt)
+
+
+def test_a_stream_gives_the_role_the_text_the_reason_and_the_usage(openai_client: openai.OpenAI) -> None:
+    whole = openai_client.chat.completions.create(model="tiny/a@v2", **CHAT)
+    first, *pieces, last = openai_client.chat.completions.create(
+        model="tiny/a@v2", **CHAT, stream=True, stream_options={"include_usage": True}
+    )
+    assert first.choices[0].delta.role == "assistant"
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == whole.choices[0].message.content
+    assert pieces[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert last.usage == whole.usage
+
+
+def test_parts_of_text_are_one_text(client: httpx.Client) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "bc"}]
+    body = {"model": "tiny/base", **CHAT, "messages": [{"role": "user", "content": parts}]}
+    answer = client.post("/v1/chat/completions", json=body).json()
+    whole = client.post("/v1/chat/completions", json={"model": "tiny/base", **CHAT}).json()
+    assert answer["choices"] == whole["choices"]
+
+
+def test_without_a_limit_the_answer_fills_the_context(client: httpx.Client) -> None:
+    body = {"model": "tiny/base", "messages": CHAT["messages"], "ignore_eos": True}
+    answer = client.post("/v1/chat/completions", json=body).json()
+    assert answer["usage"]["total_tokens"] == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "abc"}]}, "messages[0].role"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"n": 2}, "n"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(
+    openai_client: openai.OpenAI, change: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        openai_client.post("/chat/completions", body={"model": "tiny/base", **CHAT, **change}, cast_to=object)
+    assert caught.value.param == param
+
+
+def test_a_model_without_a_chat_template_says_so(server: Server, openai_client: openai.OpenAI, tmp_path: Path) -> None:
+    tokenizer = character_tokenizer(context=64)
+    tokenizer.chat_template = None
+    load_model(server.family.base).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    import_source(server.registry, str(tmp_path), Name.parse("tiny/speechless"))
+    with pytest.raises(openai.BadRequestError) as caught:
+        openai_client.chat.completions.create(model="tiny/speechless", **CHAT)
+    assert "no chat template" in caught.value.message
+    assert caught.value.param == "model"
+
+
+def test_a_template_that_refuses_the_messages_is_a_bad_request(
+    server: Server, openai_client: openai.OpenAI, tmp_path: Path
+) -> None:
+    tokenizer = character_tokenizer(context=64)
+    tokenizer.chat_template = "{{ raise_exception('only users speak here') }}"
+    load_model(server.family.base).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    import_source(server.registry, str(tmp_path), Name.parse("tiny/strict"))
+    with pytest.raises(openai.BadRequestError, match="only users speak here"):
+        openai_client.chat.completions.create(model="tiny/strict", **CHAT)

@@ -1,0 +1,168 @@
+"""`/v1/models` and `/v1/completions` through the openai client and through httpx."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import openai
+import pytest
+
+if TYPE_CHECKING:
+    from tests.api.conftest import Alone, Server
+
+PROMPT = (5, 9, 30, 12)
+COUNT = 12
+GREEDY: dict[str, Any] = {"prompt": list(PROMPT), "max_tokens": COUNT, "temperature": 0}
+EXACT: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
+
+
+def test_the_models_are_the_bases_checkpoints_and_adapters(openai_client: openai.OpenAI) -> None:
+    models = {model.id: model.model_dump() for model in openai_client.models.list()}
+    assert {"tiny/base", "tiny/ft0", "tiny/ft1", "tiny/a"} <= set(models)
+    adapter = models["tiny/a"]
+    assert (adapter["object"], adapter["owned_by"]) == ("model", "tiny")
+    assert (adapter["root"], adapter["parent"]) == ("tiny/a@v3", "tiny/base")
+    assert models["tiny/base"]["parent"] is None
+    assert openai_client.models.retrieve("tiny/a").model_dump() == adapter
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter"),
+    [("tiny/base", None), ("tiny/a@v1", "adapter0"), ("tiny/a@v2", "adapter1"), ("tiny/a", "adapter2")],
+)
+def test_a_completion_is_token_exact_and_names_its_version(
+    server: Server, openai_client: openai.OpenAI, alone: Alone, model: str, adapter: str | None
+) -> None:
+    answer = openai_client.completions.with_raw_response.create(model=model, **GREEDY, extra_body=EXACT)
+    assert answer.headers["x-graftwork-version"] == server.digest(model)
+    completion = answer.parse()
+    (choice,) = completion.choices
+    assert choice.model_dump()["token_ids"] == alone.greedy(adapter, PROMPT, COUNT)
+    assert choice.finish_reason == "length"
+    assert completion.object == "text_completion"
+    assert completion.system_fingerprint == f"fp_{server.digest(model)[:12]}"
+    assert completion.usage is not None
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (len(PROMPT), COUNT)
+
+
+def test_a_text_is_tokenised_and_unknown_fields_are_ignored(openai_client: openai.OpenAI) -> None:
+    text = openai_client.completions.create(
+        model="tiny/base", prompt="abc", max_tokens=4, temperature=0, user="someone", extra_body={"new_fangled": 1}
+    )
+    assert text.usage is not None
+    assert text.usage.prompt_tokens == 3
+
+
+def test_a_stream_says_the_same_as_one_answer_and_ends_with_usage(openai_client: openai.OpenAI) -> None:
+    whole = openai_client.completions.create(model="tiny/a@v1", **GREEDY)
+    stream = openai_client.completions.create(
+        model="tiny/a@v1", **GREEDY, stream=True, stream_options={"include_usage": True}
+    )
+    *pieces, last = stream
+    assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text
+    assert [piece.choices[0].finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert pieces[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert last.choices == []
+    assert last.usage == whole.usage
+    assert len({piece.id for piece in pieces}) == 1
+
+
+def test_a_stream_is_server_sent_events_that_end_with_done(client: httpx.Client, server: Server) -> None:
+    with client.stream("POST", "/v1/completions", json={"model": "tiny/a@v2", **GREEDY, "stream": True}) as response:
+        lines = [line for line in response.iter_lines() if line]
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-graftwork-version"] == server.digest("tiny/a@v2")
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    assert [json.loads(line[6:])["object"] for line in lines[:-1]] == ["text_completion"] * (len(lines) - 1)
+
+
+def test_a_seed_repeats_a_sampled_answer(openai_client: openai.OpenAI) -> None:
+    def sample(seed: int) -> str:
+        options: dict[str, Any] = {"prompt": "hello", "max_tokens": 30, "temperature": 1.5, "top_p": 0.95}
+        answer = openai_client.completions.create(
+            model="tiny/base", **options, seed=seed, extra_body={"top_k": 40, "ignore_eos": True}
+        )
+        text: str = answer.choices[0].text
+        return text
+
+    assert sample(7) == sample(7)
+    assert sample(7) != sample(8)
+
+
+def test_a_stop_text_ends_the_answer_and_is_not_in_it(openai_client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "tiny/base", **GREEDY, "extra_body": {"ignore_eos": True}}
+    whole = openai_client.completions.create(**options).choices[0].text
+    stop = whole[3:5]
+    cut = openai_client.completions.create(**options, stop=stop).choices[0]
+    assert cut.text == whole[: whole.index(stop)]
+    assert cut.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("best_of", 3),
+        ("echo", True),
+        ("logprobs", 1),
+        ("suffix", "end"),
+        ("logit_bias", {"5": 1}),
+        ("presence_penalty", 0.5),
+        ("frequency_penalty", 0.5),
+        ("temperature", -1),
+        ("top_p", 0),
+        ("max_tokens", 0),
+        ("max_tokens", 10_000),
+        ("stop", ["a"] * 17),
+        ("prompt", ["two", "prompts"]),
+        ("prompt", []),
+        ("prompt", [99_999]),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(openai_client: openai.OpenAI, field: str, value: Any) -> None:
+    body = {"model": "tiny/base", "prompt": "abc", "max_tokens": 4, field: value}
+    with pytest.raises(openai.BadRequestError) as caught:
+        openai_client.post("/completions", body=body, cast_to=object)
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.code == "invalid_request"
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize(
+    "neutral", [{"n": 1}, {"echo": False}, {"logprobs": None}, {"presence_penalty": 0}, {"logit_bias": {}}]
+)
+def test_an_unsupported_field_at_its_default_is_no_obstacle(client: httpx.Client, neutral: dict[str, Any]) -> None:
+    body = {"model": "tiny/base", "prompt": "abc", "max_tokens": 1, **neutral}
+    assert client.post("/v1/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["tiny/nothing", "tiny/a@nowhere", "not a reference", ""])
+def test_an_unknown_model_is_not_found(openai_client: openai.OpenAI, model: str) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        openai_client.completions.create(model=model, prompt="abc")
+    assert caught.value.code == "model_not_found"
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_a_body_that_is_not_json_and_a_path_that_is_not_there_have_the_same_shape(client: httpx.Client) -> None:
+    broken = client.post("/v1/completions", content=b"{", headers={"Content-Type": "application/json"})
+    absent = client.get("/v1/embeddings")
+    assert (broken.status_code, absent.status_code) == (400, 404)
+    for response in (broken, absent):
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_an_unexpected_failure_tells_nothing_of_the_inside(server: Server, client: httpx.Client) -> None:
+    host = server.app.state.services.host
+    secret = "the inside of the server"
+    host.admit = lambda model: (_ for _ in ()).throw(RuntimeError(secret))
+    try:
+        response = client.post("/v1/completions", json={"model": "tiny/base", "prompt": "abc"})
+    finally:
+        del host.admit
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert secret not in response.text

@@ -1,0 +1,166 @@
+"""What each command does, and what it prints for people and for programs."""
+
+from __future__ import annotations
+
+import filecmp
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from graftwork.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from graftwork.testing.family import Family
+    from tests.cli.conftest import Graft
+
+ARITHMETIC = {
+    "merge_method": "task_arithmetic",
+    "base_model": "tiny/base",
+    "models": [{"model": f"tiny/ft{number}", "parameters": {"weight": 0.5}} for number in range(2)],
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(ARITHMETIC))
+    return path
+
+
+def test_import_registers_and_says_what(graft: Graft, family: Family) -> None:
+    told = graft("import", family.fine_tunes["ft0"], "--name", "new/one", "--base", "tiny/base", "--alias", "x")
+    assert told.code == 0
+    assert told.stdout == ""
+    assert "new/one@v1" in told.stderr
+    assert graft("show", "new/one@x", "--json").json["kind"] == "checkpoint"
+    again = graft("import", family.fine_tunes["ft0"], "--name", "new/one", "--base", "tiny/base", "--json")
+    assert again.json["number"] == 1
+
+
+def test_ls_is_a_table_for_people_and_json_for_programs(graft: Graft) -> None:
+    table = graft("ls")
+    assert table.stdout == ""
+    lines = {line.split()[0]: line.split() for line in table.stderr.splitlines() if line.startswith(" tiny/")}
+    assert lines["tiny/a"][1:5] == ["adapter", "v2", "prod", "tiny/base"]
+    assert "1 adapter, 1 base, 2 checkpoints" in table.stderr
+    assert [found["name"] for found in graft("ls", "ft", "--json").json] == ["tiny/ft0", "tiny/ft1"]
+    assert [found["name"] for found in graft("ls", "--kind", "adapter", "--json").json] == ["tiny/a"]
+    assert graft("ls", "--namespace", "none", "--json").json == []
+    assert "Nothing" in graft("ls", "--namespace", "none").stderr
+
+
+def test_an_empty_registry_says_how_to_begin(graft: Graft, tmp_path: Path) -> None:
+    assert "graft import" in graft("ls", "--home", tmp_path / "empty").stderr
+
+
+def test_show_tells_of_files_tensors_and_parents(graft: Graft) -> None:
+    told = graft("show", "tiny/a@prod")
+    assert {"tiny/a@v1", "adapter_model.safetensors", "tiny/base@v1"} <= set(told.stderr.split())
+    detail = graft("show", "tiny/a@prod", "--json").json
+    assert detail["aliases"] == ["prod"]
+    assert detail["tensors"]["count"] == 28
+
+
+def test_an_alias_is_listed_moved_and_removed_with_its_history(graft: Graft) -> None:
+    first, second = (graft("show", f"tiny/a@v{number}", "--json").json["digest"] for number in (1, 2))
+    assert graft("alias", "ls", "tiny/a", "--json").json[0]["digest"] == first
+    moved = graft("alias", "set", "tiny/a", "prod", "v2", "--expected", "v1", "--reason", "better", "--json")
+    assert moved.json["digest"] == second
+    assert "v2" in graft("alias", "ls", "tiny/a").stderr
+    assert graft("alias", "set", "tiny/a", "beta", "prod", "--expected", "none").code == 0
+    assert graft("alias", "rm", "tiny/a", "prod").code == 0
+    moves = graft("alias", "history", "tiny/a", "prod", "--json").json
+    assert [(move["before"], move["after"]) for move in moves] == [(None, first), (first, second), (second, None)]
+    assert moves[1]["reason"] == "better"
+    assert "better" in graft("alias", "history", "tiny/a", "prod").stderr
+
+
+def test_lineage_is_drawn_as_a_tree(graft: Graft) -> None:
+    tree = graft("lineage", "tiny/base").stderr
+    assert "made into" in tree
+    assert "made from" not in tree
+    assert all(ref in tree for ref in ("tiny/ft0@v1", "tiny/ft1@v1", "tiny/a@v1", "tiny/a@v2"))
+    up = graft("lineage", "tiny/a", "--up").stderr
+    assert "tiny/base@v1" in up
+    assert "tiny/ft0" not in up
+    assert graft("lineage", "tiny/base", "--depth", "0", "--json").json["edges"] == []
+
+
+def test_export_gives_the_files_back_byte_for_byte(graft: Graft, family: Family, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert graft("export", "tiny/a@v1", out).code == 0
+    source = family.adapters["adapter0"]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == sorted(path.name for path in source.iterdir())
+    assert filecmp.cmpfiles(source, out, names, shallow=False) == (names, [], [])
+
+
+def test_verify_finds_a_flipped_byte(graft: Graft, home: Path) -> None:
+    assert "is whole" in graft("verify", "tiny/a").stderr
+    digest = next(
+        file["sha256"]
+        for file in graft("show", "tiny/a", "--json").json["files"]
+        if file["path"].endswith(".safetensors")
+    )
+    blob = next(home.rglob(digest))
+    blob.chmod(0o644)
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    told = graft("verify", "tiny/a")
+    assert told.code == 1
+    assert digest in told.stderr
+
+
+def test_merge_registers_the_result_with_its_lineage(graft: Graft, recipe: Path) -> None:
+    merged = graft("merge", recipe, "--name", "tiny/merged", "--alias", "candidate", "--json")
+    assert merged.code == 0
+    assert graft("show", "tiny/merged@candidate", "--json").json["digest"] == merged.json["digest"]
+    parents = {parent["ref"]: parent["relation"] for parent in graft("show", "tiny/merged", "--json").json["parents"]}
+    assert parents["tiny/ft0@v1"] == parents["tiny/ft1@v1"] == "merge_input"
+    assert "tiny/merged@v1" in graft("merge", recipe, "--name", "tiny/merged").stderr
+
+
+def test_merge_writes_a_folder_of_paths_without_any_registry(graft: Graft, family: Family, tmp_path: Path) -> None:
+    recipe = {**ARITHMETIC, "base_model": str(family.base)}
+    recipe["models"] = [{"model": str(folder), "parameters": {"weight": 0.5}} for folder in family.fine_tunes.values()]
+    path = tmp_path / "paths.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    told = graft("merge", path, tmp_path / "out", "--home", tmp_path / "nowhere", "--memory", "64MB", "--json")
+    assert told.json["folder"] == str(tmp_path / "out")
+    assert {"model.safetensors", "config.json", "README.md"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_merge_may_mix_references_and_a_folder(graft: Graft, recipe: Path, tmp_path: Path) -> None:
+    assert graft("merge", recipe, tmp_path / "out").code == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_plan_says_what_would_be_done_and_does_nothing(graft: Graft, recipe: Path, tmp_path: Path) -> None:
+    plan = graft("merge", recipe, tmp_path / "out", "--plan", "--json")
+    assert plan.json["method"] == "task_arithmetic"
+    assert plan.json["output_bytes"] > 0
+    assert "task_arithmetic" in graft("merge", recipe, "--plan").stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_methods_lists_all_and_describes_one(graft: Graft) -> None:
+    assert {"linear", "ties", "slerp"} <= {method["name"] for method in graft("methods", "--json").json}
+    assert "task_arithmetic" in graft("methods").stderr
+    described = graft("methods", "ties").stderr
+    assert "density" in described
+    assert "number, above 0, at most 1" in described
+
+
+def test_jobs_are_listed_shown_and_cancelled(graft: Graft, home: Path) -> None:
+    assert "no jobs" in graft("jobs").stderr
+    from graftwork.settings import Settings
+
+    with Registry.open(Settings(home=home)) as registry:
+        job = registry.jobs.enqueue("merge", {"recipe": {}})
+    assert [listed["id"] for listed in graft("jobs", "--json").json] == [job.id]
+    assert "queued" in graft("jobs", job.id).stderr
+    assert graft("jobs", job.id, "--cancel", "--json").json["state"] == "cancelled"

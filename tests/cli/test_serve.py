@@ -1,0 +1,53 @@
+"""`graft serve` in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Graft
+
+
+def test_serve_says_where_answers_and_stops_quietly(home: Path) -> None:
+    command = [sys.executable, "-m", "graftwork.cli", "serve", "--port", "0", "--home", str(home)]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            url = line.split(" on ")[1].split()[0]
+            assert httpx.get(f"{url}/healthz").json()["status"] == "ok"
+            assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "tiny/a"
+            process.send_signal(signal.SIGINT)
+            out, error = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert str(home) in line
+    assert (process.returncode, out, error.strip()) == (130, "", "")
+
+
+def test_a_busy_port_is_one_sentence(graft: Graft) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        told = graft("serve", "--port", str(port))
+    assert told.code == 1
+    assert told.stderr == f"error: The server could not be started on 127.0.0.1:{port}: Address already in use.\n"
+
+
+def test_an_address_that_others_reach_is_refused(graft: Graft) -> None:
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
+        told = graft("serve", "--host", host)
+        assert told.code == 2
+        assert "--insecure" in told.stderr
