@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from graftwork.kernels.arrays import Array, as_tensor, with_arrays
 from graftwork.kernels.case import Case, HostArray
@@ -18,7 +19,9 @@ from graftwork.kernels.dtypes import FLOATS
 from graftwork.kernels.tolerance import Tolerance, tolerance
 
 KERNELS = catalogue()
-INTERPRETED = importlib.util.find_spec("triton") is not None
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where the Triton twins run; on the CPU in its interpreter."""
 
 
 def twins() -> Iterator[tuple[str, str, str]]:
@@ -28,16 +31,16 @@ def twins() -> Iterator[tuple[str, str, str]]:
             yield from ((name, dtype, "fused") for dtype in ("F32", "F16", "BF16"))
 
 
-def result(name: str, twin: str, case: Case, on_tensors: bool) -> HostArray:
-    """What a twin returns or writes, in float64."""
+def result(name: str, twin: str, case: Case, device: str | None) -> HostArray:
+    """What a twin returns or writes, in float64; given tensors on `device`, or numpy arrays."""
     arguments = {
-        key: with_arrays(value, lambda array: as_tensor(np.array(array)) if on_tensors else np.array(array))
+        key: with_arrays(value, lambda array: as_tensor(np.array(array)).to(device) if device else np.array(array))
         for key, value in case.arguments.items()
     }
     with forced(twin):
         returned = KERNELS[name](**arguments)
     value = arguments[case.writes] if case.writes else returned
-    return np.asarray(value.double() if hasattr(value, "data_ptr") else value, np.float64)
+    return np.asarray(value.double().cpu() if isinstance(value, torch.Tensor) else value, np.float64)
 
 
 def interpretable(case: Case) -> Case:
@@ -54,14 +57,14 @@ def interpretable(case: Case) -> Case:
 @pytest.mark.parametrize(("name", "dtype", "twin"), list(twins()))
 def test_a_twin_gives_what_the_reference_gives(name: str, dtype: str, twin: str) -> None:
     allowed = tolerance(name, dtype)
-    interpreted_bfloat16 = twin == "fused" and dtype == "BF16"
+    interpreted_bfloat16 = twin == "fused" and dtype == "BF16" and DEVICE == "cpu"
     if interpreted_bfloat16 and name in ("weighted_sum", "ties_combine"):
         allowed = Tolerance(rtol=2**-7)  # the interpreter truncates where a GPU rounds
     for case in cases(name, dtype):
         if interpreted_bfloat16:
             case = interpretable(case)
-        expected = result(name, "reference", case, on_tensors=True)
-        actual = result(name, twin, case, on_tensors=twin == "fused")
+        expected = result(name, "reference", case, "cpu")
+        actual = result(name, twin, case, DEVICE if twin == "fused" else None)
         np.testing.assert_allclose(
             actual, expected, rtol=allowed.rtol, atol=allowed.atol, equal_nan=True, err_msg=f"{name} {case.name}"
         )
@@ -74,9 +77,7 @@ def test_a_twin_gives_what_the_reference_gives(name: str, dtype: str, twin: str)
 @pytest.mark.parametrize("name", KERNELS)
 def test_native_gives_the_same_bits_from_tensors_and_from_arrays(name: str) -> None:
     for case in cases(name, "BF16"):
-        np.testing.assert_array_equal(
-            result(name, "native", case, on_tensors=True), result(name, "native", case, on_tensors=False)
-        )
+        np.testing.assert_array_equal(result(name, "native", case, "cpu"), result(name, "native", case, None))
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -89,4 +90,4 @@ def test_a_kernel_folder_is_complete(name: str) -> None:
 def test_the_merge_and_lora_kernels_have_a_triton_twin() -> None:
     fused = {name for name, kernel in KERNELS.items() if kernel.has_fused}
     expected = {"weighted_sum", "magnitude_histogram", "ties_combine", "lora_shrink", "lora_expand"}
-    assert fused == (expected if INTERPRETED else set())
+    assert fused == (expected if HAS_TRITON else set())
