@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def train_or_reuse(folder: Path, plan: FamilyPlan, *, fresh: bool, progress: Pro
     stamp = {"graftwork": __version__, "plan": repr(plan)}
     if not fresh and _read_stamp(folder) == stamp:
         return family_in(folder, plan), True
-    shutil.rmtree(folder, ignore_errors=True)
+    (folder / STAMP).unlink(missing_ok=True)
     family = train_family(folder, plan, progress)
     (folder / STAMP).write_text(json.dumps(stamp, indent=2), encoding="utf-8")
     return family, False

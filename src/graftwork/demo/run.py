@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 from graftwork.api.app import create_app
@@ -109,7 +110,7 @@ class _Demo:
     def make_models(self, registry: Registry, *, fresh: bool) -> Models:
         """Train, register, merge, measure; print the table."""
         home = self.settings.home
-        self._say(f"[bold]Graftwork demo[/] in {home}")
+        self._say(f"[bold]Graftwork demo[/] in {escape(str(home))}")
         with stages(self.console) as progress:
             family, reused = train_or_reuse(home / "family", self.plan, fresh=fresh, progress=progress)
             if reused:
@@ -145,7 +146,7 @@ class _Demo:
         show_batch(self.console, batch, dict(examples.values()))
         self._say(
             f"  {len(questions)} requests sent at once: {loading.seconds:.2f} s the first time, with loading; "
-            f"{1000 * batch.seconds:.0f} ms the second time\n"
+            f"{1000 * batch.seconds:.0f} ms the second time"
         )
         return batch
 
@@ -168,7 +169,7 @@ class _Demo:
 
     def say_what_next(self, seconds: float, url: str | None) -> None:
         """Commands to copy."""
-        home = shlex.quote(str(self.settings.home))
+        home = escape(shlex.quote(str(self.settings.home)))
         self._title(f"All of this took {seconds:.0f} s. Try next:")
         for command in (
             f"graft ls --home {home}",
@@ -185,7 +186,7 @@ class _Demo:
             self._say(f"\nServing on {url} until Ctrl-C")
 
     def _title(self, text: str) -> None:
-        self._say(f"[bold]{text}[/]")
+        self._say(f"\n[bold]{text}[/]")
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,8 +12,7 @@ from graftwork.demo.client import Reply
 from graftwork.demo.serving import Batch, Swap
 
 SHOWN = 3
-"""Replies shown of those before the move, and of those after it."""
-SHOWN_DURING = 6
+"""Replies shown of those before the move, of the first and the last in flight, and of those after it."""
 DIGITS = 12
 
 Answers = Mapping[str, str]
@@ -31,10 +30,9 @@ def show_batch(console: Console, batch: Batch, answers: Answers) -> None:
 def show_swap(console: Console, swap: Swap, answers: Answers, versions: Mapping[str, str]) -> None:
     """Some replies around the move, and the count of all; `versions` names each version by its digest."""
     table = _table("request", "sent", "answered", "X-Graftwork-Version", "prompt", "answer")
-    during = swap.during[:SHOWN_DURING]
     for when, replies in (
         ("before", swap.before[-SHOWN:]),
-        ("in flight", during),
+        ("in flight", _first_and_last(swap.during)),
         ("after", swap.after[:SHOWN]),
     ):
         for reply in replies:
@@ -48,10 +46,16 @@ def show_swap(console: Console, swap: Swap, answers: Answers, versions: Mapping[
             )
         table.add_section()
     console.print(table)
+    took = _milliseconds(swap.done - swap.began).removeprefix("+")
+    console.print(f"  the move took {took}: the new version was loaded and probed before the alias flipped")
     for digest, name in versions.items():
         theirs = [reply for reply in swap.replies if reply.version == digest]
         right = sum(_is_right(reply, answers) for reply in theirs)
         console.print(f"  {name} answered {len(theirs)} requests, {right} of them rightly")
+
+
+def _first_and_last(replies: Sequence[Reply]) -> Sequence[Reply]:
+    return replies if len(replies) <= 2 * SHOWN else [*replies[:SHOWN], *replies[-SHOWN:]]
 
 
 def _table(*columns: str) -> Table:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 from typing import TypeVar
 
 import torch
@@ -27,12 +28,21 @@ def one_core() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def on_all_cores(jobs: Sequence[Callable[[], Result]]) -> list[Result]:
-    """The results of `jobs`, in their order; as many run at once as there are cores. Raises the first failure."""
+def on_all_cores(jobs: Sequence[Callable[[Event], Result]]) -> list[Result]:
+    """The results of `jobs`, in their order; as many run at once as there are cores.
 
-    def run(job: Callable[[], Result]) -> Result:
+    A job is given an event that is set when it should give up, because another one failed or the caller was
+    interrupted. Raises the first failure.
+    """
+    give_up = Event()
+
+    def run(job: Callable[[Event], Result]) -> Result:
         with one_core():
-            return job()
+            return job(give_up)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return list(threads.map(run, jobs))
+        try:
+            return list(threads.map(run, jobs))
+        except BaseException:
+            give_up.set()
+            raise

@@ -7,15 +7,16 @@ methods assume (arXiv:2212.04089, section 5).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event, Lock
 
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from graftwork.errors import Cancelled
 from graftwork.progress import Progress, silent
 from graftwork.testing.cores import on_all_cores, one_core
 from graftwork.testing.model import Shape, load_model, new_model, with_new_adapter
@@ -24,9 +25,9 @@ from graftwork.testing.tokenizer import character_tokenizer
 from graftwork.testing.training import Schedule, train
 
 SHAPE = Shape()
-BASE = Schedule(steps=550, learning_rate=1e-3, warmup=20)
+BASE = Schedule(steps=700, learning_rate=1e-3, warmup=20)
 FINE_TUNE = Schedule(steps=60, learning_rate=2e-4)
-ADAPTER = Schedule(steps=70, learning_rate=7e-4)
+ADAPTER = Schedule(steps=80, learning_rate=7e-4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,11 @@ def train_family(root: Path, plan: FamilyPlan | None = None, progress: Progress 
         train(base, tokenizer, corpus, plan.base, stage="base", progress=progress)
     save(base, tokenizer, family.base)
     fine_tunes = [load_model(family.base) for _ in plan.skills]
-    _train_each(fine_tunes, tokenizer, plan, plan.fine_tune, stage="fine-tunes", progress=progress)
+    _train_each(fine_tunes, tokenizer, plan, plan.fine_tune, of="fine-tunes", progress=progress)
     for model, folder in zip(fine_tunes, family.fine_tunes.values(), strict=True):
         save(model, tokenizer, folder)
     adapters = [with_new_adapter(load_model(family.base), plan.shape, seed=plan.seed) for _ in plan.skills]
-    _train_each(adapters, tokenizer, plan, plan.adapter, stage="adapters", progress=progress)
+    _train_each(adapters, tokenizer, plan, plan.adapter, of="adapters", progress=progress)
     for adapter, folder in zip(adapters, family.adapters.values(), strict=True):
         adapter.save_pretrained(str(folder))
     return family
@@ -93,28 +94,23 @@ def _train_each(
     plan: FamilyPlan,
     schedule: Schedule,
     *,
-    stage: str,
+    of: str,
     progress: Progress,
 ) -> None:
     """Train the first model on the first skill, and so on."""
-    report = _tally(progress, stage, len(models))
+    lock = Lock()
+    steps = 0
 
-    def teach(model: nn.Module, skill: Skill) -> None:
+    def teach(model: nn.Module, skill: Skill, give_up: Event) -> None:
+        def report(stage: str, done: int, total: int) -> None:
+            nonlocal steps
+            if give_up.is_set():
+                raise Cancelled(what=f"training the {of}")
+            with lock:
+                steps += 1
+                progress(of, steps, total * len(models))
+
         examples = skill.examples(schedule.examples, split="train", seed=plan.seed)
         train(model, tokenizer, examples, schedule, progress=report)
 
     on_all_cores([partial(teach, model, skill) for model, skill in zip(models, plan.skills, strict=True)])
-
-
-def _tally(progress: Progress, name: str, parts: int) -> Progress:
-    """Progress of the stage `name` out of `parts` that run at the same time and report every unit."""
-    lock = threading.Lock()
-    finished = 0
-
-    def report(stage: str, done: int, total: int) -> None:
-        nonlocal finished
-        with lock:
-            finished += 1
-            progress(name, finished, parts * total)
-
-    return report
