@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -170,15 +172,16 @@ class _Demo:
     def say_what_next(self, seconds: float, url: str | None) -> None:
         """Commands to copy."""
         home = escape(shlex.quote(str(self.settings.home)))
+        graft = "graft" if shutil.which("graft") else escape(shlex.quote(sys.argv[0]))
         self._title(f"All of this took {seconds:.0f} s. Try next:")
         for command in (
-            f"graft ls --home {home}",
-            f"graft lineage demo/ties-lines --home {home}",
-            f"graft merge {home}/recipes/ties-lines.yaml --home {home}",
+            f"ls --home {home}",
+            f"lineage demo/ties-lines --home {home}",
+            f"merge {home}/recipes/ties-lines.yaml --home {home}",
         ):
-            self._say(f"  {command}")
+            self._say(f"  {graft} {command}")
         if url is None:
-            self._say(f"  graft serve --home {home}")
+            self._say(f"  {graft} serve --home {home}")
         request = '{"model": "demo/helper@prod", "prompt": "sort banana=", "temperature": 0}'
         where = url or f"http://{self.settings.host}:{self.settings.port}"
         self._say(f"  curl {where}/v1/completions -H 'Content-Type: application/json' -d '{request}'")
