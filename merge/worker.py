@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from graftwork.errors import Cancelled, GraftworkError, HubUnavailable, InputChanged, LeaseLost
@@ -49,10 +50,18 @@ def submit(registry: Registry, recipe: Recipe, *, settings: Settings, name: str 
 
 
 def run_worker(registry: Registry, settings: Settings, stop: threading.Event) -> None:
-    """Carry out merge jobs until `stop` is set; a merge that runs then is given back to the queue."""
+    """Carry out merge jobs until `stop` is set; a merge that runs then is given back to the queue.
+
+    A database that cannot be reached for a while does not end it.
+    """
     worker = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
     while not stop.is_set():
-        if not run_next(registry, settings, worker=worker, stop=stop):
+        try:
+            busy = run_next(registry, settings, worker=worker, stop=stop)
+        except DBAPIError:
+            logger.exception("the job queue cannot be reached; trying again")
+            busy = False
+        if not busy:
             stop.wait(IDLE_SECONDS)
 
 
@@ -119,6 +128,8 @@ def _kept(registry: Registry, claim: Claim, stop: threading.Event) -> Iterator[L
             except LeaseLost:
                 lease.lost = not over.is_set()
                 return
+            except DBAPIError:
+                logger.exception("the lease of job %s was not renewed; trying again", claim.job.id)
 
     thread = threading.Thread(target=beat, name=f"lease-{claim.job.id}", daemon=True)
     thread.start()

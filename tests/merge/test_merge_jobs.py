@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, save_lora
 from graftwork.errors import GraftworkError, InvalidRecipe, KindConflict, NonFiniteTensor, SourceNotFound
@@ -253,3 +254,27 @@ def _cancel_when_it_runs(registry: Registry, job: Job, monkeypatch: pytest.Monke
         return write_folder(planned, out, slowly)
 
     monkeypatch.setattr("graftwork.merge.publish.write_folder", write_after_a_cancel)
+
+
+def test_a_worker_outlives_a_database_that_fails_for_a_while(
+    registry: Registry, settings: Settings, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    job = submit(registry, recipe, settings=settings)
+    claim, failures = registry.jobs.claim, iter(range(3))
+
+    def flaky(*args: Any) -> Any:
+        if next(failures, None) is not None:
+            raise OperationalError("UPDATE jobs", {}, Exception("database is locked"))
+        return claim(*args)
+
+    monkeypatch.setattr(registry.jobs, "claim", flaky)
+    monkeypatch.setattr("graftwork.merge.worker.IDLE_SECONDS", 0.01)
+    stop = threading.Event()
+    worker = threading.Thread(target=run_worker, args=(registry, settings, stop))
+    worker.start()
+    try:
+        assert wait_for(registry, job, State.SUCCEEDED, State.FAILED).state is State.SUCCEEDED
+    finally:
+        stop.set()
+        worker.join()
+    assert sum("cannot be reached" in record.message for record in caplog.records) == 3

@@ -102,7 +102,7 @@ def test_the_base_that_an_adapter_names_is_found(registry: Registry, family: dic
     assert import_source(registry, str(folder), ADAPTER).base == base.digest
 
 
-@pytest.mark.parametrize("declared", [None, "meta/Llama", "/home/someone/model"])
+@pytest.mark.parametrize("declared", [None, "meta/Llama", "./models/llama"])
 def test_an_adapter_whose_base_is_unknown_asks_for_it(
     local_registry: Registry, family: dict[str, Path], tmp_path: Path, declared: str | None
 ) -> None:
