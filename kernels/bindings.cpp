@@ -18,11 +18,22 @@ PYBIND11_MODULE(_native, m) {
 
     m.def("weighted_sum", &weighted_sum, NoGil());
     m.def("magnitude_histogram", &magnitude_histogram, NoGil());
+    m.def("magnitudes_between", &magnitudes_between, NoGil());
     m.def("nth_equal", &nth_equal, NoGil());
     m.def("ties_combine", &ties_combine, NoGil());
     m.def("ties_votes", &ties_votes, NoGil());
     m.def("gram", &gram, NoGil());
     m.def("abs_sum", &abs_sum, NoGil());
+    m.def("axis_weighted_sum", &axis_weighted_sum, NoGil());
+    m.def("ram_combine", &ram_combine, NoGil());
+    m.def("ram_counts", &ram_counts, NoGil());
+    m.def("row_gram", &row_gram, NoGil());
+    m.def("consensus_combine", &consensus_combine, NoGil());
+    m.def("nearswap", &nearswap, NoGil());
+    m.def("philox", &philox, NoGil());
+    m.def("rank_chances", &rank_chances, NoGil());
+    m.def("sparse_combine", &sparse_combine, NoGil());
+    m.def("variance", &variance, NoGil());
     m.def("lora_shrink", &lora_shrink, NoGil());
     m.def("lora_expand", &lora_expand, NoGil());
     m.def("set_threads", &set_threads);

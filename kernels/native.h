@@ -3,6 +3,8 @@
 
 #include <initializer_list>
 #include <stdexcept>
+#include <tuple>
+#include <variant>
 
 #include "array.h"
 
@@ -17,6 +19,14 @@ void weighted_sum(
 
 void magnitude_histogram(
     const Array& out, const Array& x, const OptionalArray& base, std::optional<std::int32_t> prefix);
+
+void magnitudes_between(
+    const Array& counts,
+    const Array& values,
+    const Array& x,
+    const OptionalArray& base,
+    std::int32_t low,
+    std::int32_t high);
 
 std::int64_t nth_equal(const Array& x, const OptionalArray& base, std::int32_t bits, std::int64_t n);
 
@@ -40,9 +50,75 @@ std::int64_t ties_votes(
     const std::vector<std::int64_t>& cutoffs,
     std::int64_t offset);
 
+// An input's mask: floor and its cutoff, ceiling and its cutoff, chance or chances, key, factor (none: one over the chance).
+using Mask = std::tuple<
+    std::int32_t,
+    std::int64_t,
+    std::int32_t,
+    std::int64_t,
+    std::variant<float, Array>,
+    std::uint64_t,
+    std::optional<float>>;
+
+void sparse_combine(
+    const Array& out,
+    const Array& base,
+    const std::vector<Array>& inputs,
+    const std::vector<float>& weights,
+    const std::vector<Mask>& masks,
+    std::int64_t offset,
+    float scale,
+    const std::string& vote,
+    const std::string& divide);
+
+void philox(const Array& out, std::uint64_t key, std::int64_t offset);
+
+void rank_chances(
+    const Array& out, const Array& x, const OptionalArray& base, std::int64_t width, float low, float high);
+
+void consensus_combine(
+    const Array& out,
+    const Array& base,
+    const std::vector<Array>& inputs,
+    const OptionalArray& merged,
+    const std::vector<float>& mask_lambdas,
+    std::int32_t min_agree,
+    float scale);
+
+void nearswap(const Array& out, const Array& base, const Array& x, float t, float scale);
+
+void variance(const Array& out, const Array& base, const std::vector<Array>& inputs);
+
 void gram(const Array& out, const std::vector<Array>& inputs, const OptionalArray& base);
 
 void abs_sum(const Array& out, const Array& x, const OptionalArray& base);
+
+void axis_weighted_sum(
+    const Array& out,
+    const std::vector<Array>& inputs,
+    const Array& weights,
+    std::int64_t columns,
+    std::int64_t offset,
+    const std::string& axis,
+    const OptionalArray& base,
+    float scale);
+
+void ram_combine(
+    const Array& out,
+    const Array& base,
+    const std::vector<Array>& inputs,
+    float epsilon,
+    const std::vector<float>& boosts,
+    float scale);
+
+void ram_counts(const Array& out, const Array& base, const std::vector<Array>& inputs, float epsilon);
+
+void row_gram(
+    const Array& out,
+    const std::vector<Array>& inputs,
+    std::int64_t columns,
+    std::int64_t offset,
+    const OptionalArray& base);
 
 void lora_shrink(
     const Array& h, const Array& x, const Array& a, const Array& start, const Array& rank, const Array& slot);

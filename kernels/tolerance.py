@@ -32,6 +32,7 @@ TOLERANCES: dict[str, Tolerance | dict[str, Tolerance]] = {
     "lora_expand": SUMS,
     "gram": DOUBLE_SUMS,
     "abs_sum": DOUBLE_SUMS,
+    "row_gram": DOUBLE_SUMS,
 }
 
 

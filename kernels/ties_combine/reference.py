@@ -37,6 +37,11 @@ def ties_combine(
 ) -> None:
     """See `graftwork.kernels.ties_combine`."""
     kept = kept_differences(base, inputs, thresholds, cutoffs, offset)
+    out.copy_(base.float() + scale * elect(kept, weights, vote, divide, zero_sign))
+
+
+def elect(kept: Sequence[Tensor], weights: Sequence[float], vote: str, divide: str, zero_sign: int) -> Tensor:
+    """The value that combines the kept differences which agree with the elected sign."""
     terms = [weight * difference for weight, difference in zip(weights, kept, strict=True)]
     ballots = terms if vote == "weighted" else kept
     ballot_sum = _sum(ballots)
@@ -49,8 +54,7 @@ def ties_combine(
         shares = [_share(divide, weight) for weight in weights]
         divisor = _sum([agree * share for agree, share in zip(agrees, shares, strict=True)])
         value = _sum(chosen) / torch.where(divisor == 0, 1.0, divisor)
-    value = torch.where(ballot_sum.isnan(), ballot_sum, value)
-    out.copy_(base.float() + scale * value)
+    return torch.where(ballot_sum.isnan(), ballot_sum, value)
 
 
 def _share(divide: str, weight: float) -> float:

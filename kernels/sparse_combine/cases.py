@@ -1,0 +1,72 @@
+"""Calls of `sparse_combine` for its test and its benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from graftwork.kernels.case import SIZES, Case, unwritten
+from graftwork.kernels.sparse_combine import Mask
+from graftwork.kernels.ties_combine.cases import trimmed
+
+KEYS = (0x0123_4567_89AB_CDEF, 2**64 - 1, 7)
+
+
+def cases(dtype: str) -> Iterator[Case]:
+    """Block borders; bands whose cutoffs stand before, inside and after a slice; draws; each vote and divisor."""
+    rng = np.random.default_rng(6)
+    for size in SIZES:
+        for vote, divide in (
+            ("none", "none"),
+            ("weighted", "none"),
+            ("weighted", "weights"),
+            ("unweighted", "weights"),
+            ("weighted", "signed_weights"),
+        ):
+            for kind in ("band", "chance", "chances"):
+                yield _case(rng, size, (0.5, -0.4, 1.0), dtype, kind, {"scale": 0.9, "vote": vote, "divide": divide})
+    yield _case(rng, 1000, (0.7,), dtype, "chances scaled", {})
+    yield _case(rng, 1000, (0.7, 0.2), dtype, "nothing", {"vote": "weighted"})
+
+
+def workload(dtype: str) -> Case:
+    """DARE with TIES of three models."""
+    options = {"vote": "weighted", "divide": "none"}
+    return _case(np.random.default_rng(6), 1 << 24, (0.5, 0.3, 0.2), dtype, "chance", options)
+
+
+def _case(
+    rng: np.random.Generator,
+    size: int,
+    coefficients: tuple[float, ...],
+    dtype: str,
+    kind: str,
+    options: dict[str, Any],
+) -> Case:
+    base, inputs, thresholds, cutoffs = trimmed(rng, size, len(coefficients), dtype)
+    chances = rng.random(size, np.float32)
+    masks = []
+    for i, (threshold, cutoff) in enumerate(zip(thresholds, cutoffs, strict=True)):
+        magnitudes = np.abs(inputs[i].astype(np.float32) - base.astype(np.float32)).view(np.int32)
+        ceiling = int(np.sort(magnitudes)[size * 9 // 10])
+        masks.append(
+            {
+                "band": Mask(threshold, cutoff, ceiling, 10_003 + size // 3),
+                "chance": Mask(chance=(0.5, 0.9, 1.0)[i], key=KEYS[i], factor=(None, 0.7, 1.25)[i]),
+                "chances": Mask(chance=chances, key=KEYS[i], factor=None),
+                "chances scaled": Mask(chance=chances, key=KEYS[i], factor=1.5),
+                "nothing": Mask(),
+            }[kind]
+        )
+    arguments = {
+        "out": unwritten(size, dtype),
+        "base": base,
+        "inputs": inputs,
+        "weights": list(coefficients),
+        "masks": masks,
+        "offset": 10_003,
+    }
+    name = f"{size}x{len(coefficients)}-{kind}-{'-'.join(map(str, options.values()))}"
+    return Case(name, arguments | options, writes="out")

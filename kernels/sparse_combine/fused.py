@@ -1,0 +1,114 @@
+"""`sparse_combine` in Triton: two reads of the inputs when there is a vote, the second from cache."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from graftwork.kernels.philox.fused import halves, uniform
+
+BLOCK = 1024
+SHARES = {"none": lambda _: 0.0, "weights": abs, "signed_weights": float}
+
+
+@triton.jit
+def _above(bits, position, threshold, cutoff):
+    return (bits > threshold) | ((bits == threshold) & (position < cutoff))
+
+
+@triton.jit
+def _kept(
+    x, at, inside, origin, offset, edges, chances, chance, key, factor, drawn: tl.constexpr, own_factor: tl.constexpr
+):
+    difference = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - origin
+    bits = difference.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    keep = _above(bits, offset + at, edges[0], edges[1]) & ~_above(bits, offset + at, edges[2], edges[3])
+    kept = difference * factor
+    if drawn == 1:
+        keep = keep & (uniform(key[0], key[1], offset + at) < chance)
+    if drawn == 2:
+        own = tl.load(chances + at, mask=inside, other=1.0)
+        keep = keep & (uniform(key[0], key[1], offset + at) < own)
+        if own_factor:
+            kept = tl.div_rn(difference, own)
+    return tl.where(keep, kept, difference - difference)
+
+
+@triton.jit
+def _sparse_combine(
+    out,
+    base,
+    inputs,
+    weights,
+    shares,
+    edges,
+    chances,
+    chance,
+    keys,
+    factors,
+    offset,
+    scale,
+    size,
+    drawn: tl.constexpr,
+    own_factors: tl.constexpr,
+    vote: tl.constexpr,
+    block: tl.constexpr,
+):
+    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)  # [block]
+    inside = at < size
+    origin = tl.load(base + at, mask=inside, other=0.0).to(tl.float32)
+    value = tl.zeros([block], tl.float32)
+    for i in tl.static_range(len(inputs)):
+        ballot = _kept(
+            inputs[i], at, inside, origin, offset, edges[i], chances[i], chance[i], keys[i], factors[i], drawn[i],
+            own_factors[i],
+        )  # fmt: skip
+        if vote != "unweighted":
+            ballot = ballot * weights[i]
+        value = value + ballot
+    if vote != "none":
+        ballots = value
+        sign = tl.where(ballots < 0, -1.0, 1.0)
+        total = tl.zeros([block], tl.float32)
+        divisor = tl.zeros([block], tl.float32)
+        for i in tl.static_range(len(inputs)):
+            difference = _kept(
+                inputs[i], at, inside, origin, offset, edges[i], chances[i], chance[i], keys[i], factors[i], drawn[i],
+                own_factors[i],
+            )  # fmt: skip
+            term = difference * weights[i]
+            ballot = difference
+            if vote == "weighted":
+                ballot = term
+            agrees = ballot * sign > 0
+            total = total + tl.where(agrees, term, 0.0)
+            divisor = divisor + tl.where(agrees, tl.zeros([block], tl.float32) + shares[i], 0.0)
+        value = tl.div_rn(total, tl.where(divisor == 0, 1.0, divisor))
+        value = tl.where(ballots == ballots, value, ballots)
+    tl.store(out + at, (origin + value * scale).to(out.dtype.element_ty), mask=inside)
+
+
+def sparse_combine(out, base, inputs, weights, masks, offset, scale, vote, divide):
+    """See `graftwork.kernels.sparse_combine`."""
+    size = out.numel()
+    each = [hasattr(mask[4], "data_ptr") for mask in masks]
+    _sparse_combine[(triton.cdiv(size, BLOCK),)](
+        out,
+        base,
+        tuple(inputs),
+        tuple(map(float, weights)),
+        tuple(SHARES[divide](weight) for weight in weights),
+        tuple(tuple(mask[:4]) for mask in masks),
+        tuple(mask[4] if own else base for mask, own in zip(masks, each, strict=True)),
+        tuple(1.0 if own else float(mask[4]) for mask, own in zip(masks, each, strict=True)),
+        tuple(halves(mask[5]) for mask in masks),
+        tuple(1.0 if mask[6] is None else float(mask[6]) for mask in masks),
+        offset,
+        float(scale),
+        size,
+        drawn=tuple(2 if own else int(mask[4] < 1) for mask, own in zip(masks, each, strict=True)),
+        own_factors=tuple(mask[6] is None for mask in masks),
+        vote=vote,
+        block=BLOCK,
+        enable_fp_fusion=False,
+    )

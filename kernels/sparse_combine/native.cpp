@@ -1,0 +1,165 @@
+// The CPU twin of sparse_combine: one pass over the inputs, in blocks that stay in the first-level cache.
+#include "../magnitude.h"
+#include "../native.h"
+#include "../philox/philox.h"
+#include "../ties_combine/elect.h"
+
+namespace graftwork {
+namespace {
+
+// What is not kept becomes d - d: 0, but NaN where d is not finite, so that no mask hides a broken input.
+LEAF void keep_band(
+    float* RESTRICT difference,
+    const float* RESTRICT x,
+    const float* RESTRICT base,
+    std::int32_t above,
+    std::int32_t up_to,
+    std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j++) {
+        const float d = x[j] - base[j];
+        const std::int32_t bits = magnitude_bits(d);
+        difference[j] = (bits > above) & (bits <= up_to) ? d : d - d;
+    }
+}
+
+inline float uniform(std::uint32_t word) { return static_cast<float>(static_cast<std::int32_t>(word >> 8)) * 0x1p-24f; }
+
+LEAF void draw(
+    float* RESTRICT difference, const std::uint32_t* RESTRICT words, float chance, float factor, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j++) {
+        const float d = difference[j];
+        difference[j] = uniform(words[j]) < chance ? d * factor : d - d;
+    }
+}
+
+LEAF void draw_each(
+    float* RESTRICT difference,
+    const std::uint32_t* RESTRICT words,
+    const float* RESTRICT chances,
+    float factor,
+    std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j++) {
+        const float d = difference[j];
+        difference[j] = uniform(words[j]) < chances[j] ? d * factor : d - d;
+    }
+}
+
+LEAF void draw_each_by_chance(
+    float* RESTRICT difference,
+    const std::uint32_t* RESTRICT words,
+    const float* RESTRICT chances,
+    std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j++) {
+        const float d = difference[j];
+        const float reweighed = d / chances[j];
+        difference[j] = uniform(words[j]) < chances[j] ? reweighed : d - d;
+    }
+}
+
+LEAF void multiply(float* difference, float factor, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j++) difference[j] *= factor;
+}
+
+LEAF void add_weighted(float* RESTRICT sum, const float* RESTRICT difference, float weight, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j++) sum[j] += weight * difference[j];
+}
+
+LEAF void scale_and_add_base(float* RESTRICT sum, const float* RESTRICT base, float scale, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j++) sum[j] = base[j] + scale * sum[j];
+}
+
+class Sieve {
+   public:
+    explicit Sieve(const Mask& mask)
+        : floor_(std::get<0>(mask)),
+          floor_cutoff_(std::get<1>(mask)),
+          ceiling_(std::get<2>(mask)),
+          ceiling_cutoff_(std::get<3>(mask)),
+          key_(std::get<5>(mask)),
+          factor_(std::get<6>(mask)) {
+        if (const Array* chances = std::get_if<Array>(&std::get<4>(mask)))
+            chances_ = chances->float32();
+        else
+            chance_ = std::get<float>(std::get<4>(mask));
+    }
+
+    // The masked difference of a block whose first element is `first` in the slice and `position` in the tensor.
+    void operator()(
+        float* difference,
+        const float* x,
+        const float* base,
+        std::int64_t first,
+        std::int64_t position,
+        std::int64_t count) {
+        const std::int64_t low = std::clamp(floor_cutoff_ - position, std::int64_t{0}, count);
+        const std::int64_t high = std::clamp(ceiling_cutoff_ - position, std::int64_t{0}, count);
+        std::int64_t begin = 0;
+        for (const std::int64_t end : {std::min(low, high), std::max(low, high), count}) {
+            const std::int32_t above = floor_ - (begin < low);
+            const std::int32_t up_to = ceiling_ - (begin < high);
+            if (end > begin) keep_band(difference + begin, x + begin, base + begin, above, up_to, end - begin);
+            begin = end;
+        }
+        if (chances_) {
+            const std::uint32_t* words = philox_words(words_, key_, position, count);
+            if (factor_)
+                draw_each(difference, words, chances_ + first, *factor_, count);
+            else
+                draw_each_by_chance(difference, words, chances_ + first, count);
+        } else if (chance_ < 1.f) {
+            draw(difference, philox_words(words_, key_, position, count), chance_, *factor_, count);
+        } else if (*factor_ != 1.f) {
+            multiply(difference, *factor_, count);
+        }
+    }
+
+   private:
+    std::int32_t floor_;
+    std::int64_t floor_cutoff_;
+    std::int32_t ceiling_;
+    std::int64_t ceiling_cutoff_;
+    std::uint64_t key_;
+    std::optional<float> factor_;
+    const float* chances_ = nullptr;
+    float chance_ = 1.f;
+    Words words_;
+};
+
+}  // namespace
+
+void sparse_combine(
+    const Array& out,
+    const Array& base,
+    const std::vector<Array>& inputs,
+    const std::vector<float>& weights,
+    const std::vector<Mask>& masks,
+    std::int64_t offset,
+    float scale,
+    const std::string& vote,
+    const std::string& divide) {
+    check_sizes(out.size, inputs);
+    check_sizes(out.size, base);
+    check_counts(inputs.size(), {weights.size(), masks.size()});
+    const bool elects = vote != "none";
+    Election election(weights, vote, divide, 1.f, scale);
+    std::vector<Sieve> sieves(masks.begin(), masks.end());
+    std::vector<Block> differences(inputs.size());
+    alignas(64) float x_scratch[BLOCK], base_scratch[BLOCK], ballots[BLOCK];
+    for (std::int64_t first = 0; first < out.size; first += BLOCK) {
+        const std::int64_t count = std::min(BLOCK, out.size - first);
+        const float* origin = base.read(first, count, base_scratch);
+        std::fill(ballots, ballots + count, 0.f);
+        for (std::size_t i = 0; i < inputs.size(); i++) {
+            const float* x = inputs[i].read(first, count, x_scratch);
+            sieves[i](differences[i].values, x, origin, first, offset + first, count);
+            add_weighted(ballots, differences[i].values, elects ? election.ballot_weights[i] : weights[i], count);
+        }
+        if (elects)
+            election.settle(differences, ballots, origin, count);
+        else
+            scale_and_add_base(ballots, origin, scale, count);
+        out.write(first, count, elects ? election.total : ballots);
+    }
+}
+
+}  // namespace graftwork
