@@ -5,7 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("benchmarks.kernels", "benchmarks.merge.memory", "benchmarks.serving.throughput")
+BENCHMARKS = (
+    "benchmarks.kernels",
+    "benchmarks.merge",
+    "benchmarks.merge.kills",
+    "benchmarks.merge.memory",
+    "benchmarks.serving.throughput",
+)
 
 
 def main() -> int:

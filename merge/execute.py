@@ -1,8 +1,13 @@
-"""Carry a plan out: statistics where the method asks for them, then one slice after another into the output."""
+"""Carry a plan out: statistics where the method asks for them, then one slice after another into the output.
+
+Tensors of up to `Intake.alone` elements are merged by one thread from reading to writing, several small ones in one
+task. Larger ones are cut into spans that all threads share, stage by stage. Either way a tensor is read once where the
+memory limit holds it, and what is written is recorded in the journal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,14 +17,22 @@ import numpy as np
 from graftwork.errors import IncompatibleModels, NonFiniteTensor
 from graftwork.kernels.abs_sum import abs_sum
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.buffers import Buffers, as_bytes
-from graftwork.merge.pipeline import Stages, Task, run_pipelines
-from graftwork.merge.plan import Operand, Plan, TensorPlan
-from graftwork.merge.slices import Array, Slice, slice_starts
-from graftwork.merge.statistics import BlockSums, Extent, Measuring, Statistic
-from graftwork.merge.writer import OutputFolder
+from graftwork.merge.buffers import as_bytes
+from graftwork.merge.intake import Held, Intake, operand_bytes
+from graftwork.merge.output.journal import Span
+from graftwork.merge.output.writer import OutputFolder
+from graftwork.merge.pipeline import AHEAD, Stages, Task, run_pipelines
+from graftwork.merge.plan import Plan, TensorPlan
+from graftwork.merge.slices import Array, Slice
+from graftwork.merge.statistics.magnitudes import BlockSums, Extent, Measuring, Statistic
 from graftwork.progress import Progress
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
+
+SMALLEST = 2048
+"""Elements that a tensor counts for at least when small ones are put together into a task."""
+
+Work = Callable[[TensorPlan, Slice], None]
+"""What is done with each slice of a tensor once its statistic is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +45,12 @@ class Report:
 def write_tensors(plan: Plan, output: OutputFolder, progress: Progress) -> Report:
     """Write every tensor of `plan` into `output`, whose weight files are allocated here.
 
-    Raises NonFiniteTensor, IncompatibleModels for integer tensors that differ, InputChanged, StorageFull, and whatever
+    What the output's journal says was written by a process that was killed is not written again. Raises
+    NonFiniteTensor, IncompatibleModels for integer tensors that differ, InputChanged, StorageFull, and whatever
     `progress` raises.
     """
     output.allocate(plan.shards)
-    report = _Run(plan, output, progress).go()
+    report = _Run(plan, output, progress, Intake(plan)).go()
     for source in plan.sources:
         source.check_unchanged()
     return report
@@ -47,22 +61,21 @@ class _Run:
     plan: Plan
     output: OutputFolder
     progress: Progress
-    buffers: Buffers = field(default_factory=Buffers)
+    intake: Intake
     measured: dict[str, Any] = field(default_factory=dict)
-    of_model: dict[Statistic[Any], Any] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
 
     def go(self) -> Report:
+        self.positions = {tensor.name: position for position, tensor in enumerate(self.plan.tensors)}
         merged = [tensor for tensor in self.plan.tensors if tensor.method is not None and tensor.numel > 0]
-        statistic = next((t.statistic for t in merged if t.statistic and t.statistic.scope == "model"), None)
-        if statistic is not None:
-            self._drive("measure", [self._measure_model(statistic, merged)], merged)
+        self._measure_model(merged)
         alpha = self._find_alpha(merged)
-        self._drive("merge", (self._merge(tensor, alpha) for tensor in self.plan.tensors), self.plan.tensors)
+        self._drive("merge", self._pipelines(self.plan.tensors, partial(self._write, alpha=alpha), record=True))
         measured = self.plan.lines is not None and self.plan.lines.alpha is None
         return Report(alpha if measured else None)
 
-    def _drive(self, stage: str, pipelines: Iterable[Stages], tensors: Sequence[TensorPlan]) -> None:
-        total = sum(operand.tensor.info.nbytes for tensor in tensors for operand in tensor.operands)
+    def _drive(self, stage: str, pipelines: Iterable[Stages], passes: int = 1) -> None:
+        total = passes * sum(map(operand_bytes, self.plan.tensors))
         done = 0
         self.progress(stage, 0, total)
 
@@ -74,43 +87,61 @@ class _Run:
         run_pipelines(pipelines, threads=self.plan.threads, report=report)
         self.progress(stage, total, total)
 
-    def _merge(self, tensor: TensorPlan, alpha: float) -> Stages:
-        """Measure what the method needs of this tensor, then combine its slices."""
-        if tensor.method is None:
-            yield self._tasks(tensor, self._copy)
-            return
-        yield from self._measure_tensor(tensor)
-        lines = self.plan.lines
-        scale = 1.0 if lines is None else lines.coefficient(tensor.block, alpha)
-        yield self._tasks(tensor, partial(self._combine, scale=scale))
+    def _wanted(self, tensor: TensorPlan) -> Statistic[Any] | None:
+        """The statistic of this tensor that was not measured yet."""
+        if tensor.numel == 0 or tensor.name in self.measured:
+            return None
+        return tensor.statistic
 
-    def _measure_tensor(self, tensor: TensorPlan) -> Stages:
-        statistic = tensor.statistic
-        if statistic is None or tensor.numel == 0 or tensor.name in self.measured:
+    def _measure_model(self, merged: Sequence[TensorPlan]) -> None:
+        """The statistic over all tensors, if the method has one; every tensor then has its result."""
+        statistics = ((tensor.statistic, tensor) for tensor in merged)
+        sharing = [(statistic, tensor) for statistic, tensor in statistics if statistic and statistic.scope == "model"]
+        if not sharing:
             return
-        if statistic.scope == "model":
-            self.measured[tensor.name] = self.of_model[statistic]
-            return
-        measuring = statistic.measure(Extent(tensor.numel, len(tensor.inputs)))
-        self.measured[tensor.name] = yield from self._passes(measuring, [tensor])
+        statistic = sharing[0][0]
+        tensors = [tensor for _, tensor in sharing]
+        result = self._recalled("statistic")
+        if result is None:
+            found: list[Any] = []
+            extent = Extent(sum(tensor.numel for tensor in tensors), len(self.plan.models))
+            self._drive("measure", [self._whole_model(statistic.measure(extent), tensors, found)])
+            result = found[0]
+            self._keep("statistic", result)
+        self.measured.update((tensor.name, result) for tensor in tensors)
 
-    def _measure_model(self, statistic: Statistic[Any], tensors: Sequence[TensorPlan]) -> Stages:
-        extent = Extent(sum(tensor.numel for tensor in tensors), len(self.plan.models))
-        self.of_model[statistic] = yield from self._passes(statistic.measure(extent), tensors)
+    def _whole_model(self, measuring: Measuring[Any], tensors: Sequence[TensorPlan], found: list[Any]) -> Stages:
+        found.append((yield from self._passes(measuring, list(self._bundles(tensors)), None)))
 
-    def _passes(self, measuring: Measuring[Any], tensors: Sequence[TensorPlan]) -> Generator[Sequence[Task], None, Any]:
+    def _passes(
+        self, measuring: Measuring[Any], bundles: Sequence[Sequence[tuple[TensorPlan, int, int]]], held: Held | None
+    ) -> Generator[Sequence[Task], None, Any]:
+        """Make every pass of a measurement over the spans in the bundles, one task a bundle."""
         while True:
             try:
                 visit = next(measuring)
             except StopIteration as finished:
                 return finished.value
-            observe = visit.observe
-            yield [
-                partial(self._observe, tensor, start, observe)
-                for tensor in tensors
-                for start in self._starts(tensor)
-                if visit.only is None or start == visit.only
+            chosen = [
+                [span for span in bundle if visit.only is None or span[1] <= visit.only < span[2]] for bundle in bundles
             ]
+            observe = partial(self._observe, observe=visit.observe, only=visit.only, held=held)
+            yield [partial(observe, bundle) for bundle in chosen if bundle]
+
+    def _observe(
+        self,
+        bundle: Sequence[tuple[TensorPlan, int, int]],
+        *,
+        observe: Callable[[Slice], None],
+        only: int | None,
+        held: Held | None,
+    ) -> int:
+        for tensor, start, stop in bundle:
+            if only is not None:
+                start, stop = only, min(only + self.intake.slice, stop)
+            for piece in self.intake.slices(tensor, start, stop, held):
+                observe(piece)
+        return 0
 
     def _find_alpha(self, merged: Sequence[TensorPlan]) -> float:
         """The alpha of LiNeS: given, or (|sum_t tau_t|_1 / |tau_merged|_1) / T over the whole model."""
@@ -119,81 +150,171 @@ class _Run:
             return 1.0
         if lines.alpha is not None:
             return lines.alpha
+        known: float | None = self._recalled("alpha")
+        if known is not None:
+            return known
         before, after = BlockSums(), BlockSums()
         for tensor in merged:
             before.reserve(tensor.name, tensor.numel)
             after.reserve(tensor.name, tensor.numel)
-        self._drive("measure", (self._norms(tensor, before, after) for tensor in merged), merged)
+        self._drive("measure", self._pipelines(merged, partial(self._add_norms, before=before, after=after)))
         ratio = before.total() / after.total() if after.total() > 0 else 1.0
+        self._keep("alpha", ratio / len(self.plan.models))
         return ratio / len(self.plan.models)
 
-    def _norms(self, tensor: TensorPlan, before: BlockSums, after: BlockSums) -> Stages:
-        yield from self._measure_tensor(tensor)
-        yield self._tasks(tensor, partial(self._add_norms, before=before, after=after))
-
-    def _add_norms(self, tensor: TensorPlan, start: int, *, before: BlockSums, after: BlockSums) -> None:
+    def _add_norms(self, tensor: TensorPlan, piece: Slice, *, before: BlockSums, after: BlockSums) -> None:
         """L1 norms of the plain sum of the deltas and of the merged delta, both evaluated against a base of zeros."""
-        piece = self._read(tensor, start)
-        zeros = self.buffers.array("zeros", "F32", piece.size)
+        buffers = self.intake.buffers
+        zeros = buffers.array("zeros", "F32", piece.size)
         zeros.fill(0)
         deltas = []
         for position, values in enumerate(piece.inputs):
-            delta = self.buffers.array(f"delta {position}", "F32", piece.size)
+            delta = buffers.array(f"delta {position}", "F32", piece.size)
             weighted_sum(delta, (values, piece.against_base()), (1.0, -1.0))
             deltas.append(delta)
-        result = self.buffers.array("delta out", "F32", piece.size)
+        result = buffers.array("delta out", "F32", piece.size)
         weighted_sum(result, deltas, [1.0] * len(deltas))
-        before.put(tensor.name, start, abs_sum(result))
-        differences = Slice(piece.tensor, piece.offset, zeros, tuple(deltas), piece.seed)
+        before.put(tensor.name, piece.offset, abs_sum(result))
+        differences = Slice(piece.tensor, piece.offset, zeros, tuple(deltas), piece.seed, piece.shape)
         tensor.method.combine(result, differences, self.measured.get(tensor.name), 1.0)
-        after.put(tensor.name, start, abs_sum(result))
+        after.put(tensor.name, piece.offset, abs_sum(result))
 
-    def _combine(self, tensor: TensorPlan, start: int, *, scale: float) -> None:
-        piece = self._read(tensor, start)
-        out = self.buffers.array("out", tensor.dtype, piece.size)
+    def _recalled(self, key: str) -> Any:
+        return None if self.output.journal is None else self.output.journal.result(key)
+
+    def _keep(self, key: str, result: Any) -> None:
+        if self.output.journal is not None:
+            self.output.journal.keep(key, result)
+
+    def _pipelines(self, tensors: Iterable[TensorPlan], work: Work, *, record: bool = False) -> Iterator[Stages]:
+        """Measure and then work on every tensor; with `record` those in the journal are left out, others put in."""
+        batch: list[TensorPlan] = []
+        filled = 0
+        for tensor in tensors:
+            if record and self._is_written(tensor, 0, tensor.numel):
+                continue
+            if tensor.numel > self.intake.alone:
+                yield self._spread(tensor, work, record=record)
+                continue
+            self.intake.prefetch(tensor, 0, tensor.numel)
+            batch.append(tensor)
+            filled += max(tensor.numel, SMALLEST)
+            if filled >= self.intake.span:
+                yield self._together(batch, work, record=record)
+                batch, filled = [], 0
+        if batch:
+            yield self._together(batch, work, record=record)
+
+    def _together(self, tensors: Sequence[TensorPlan], work: Work, *, record: bool) -> Stages:
+        yield [partial(self._alone, tensors, work, record=record)]
+
+    def _alone(self, tensors: Sequence[TensorPlan], work: Work, *, record: bool) -> int:
+        """Everything that is to be done for these tensors, in the calling thread."""
+        for tensor in tensors:
+            statistic = self._wanted(tensor)
+            held = None
+            if statistic is not None:
+                held = self.intake.hold_alone(tensor)
+                self.measured[tensor.name] = self._measure_held(statistic, tensor, held)
+            for piece in self.intake.slices(tensor, 0, tensor.numel, held):
+                work(tensor, piece)
+        if record:
+            self._record((self.positions[tensor.name], 0, tensor.numel) for tensor in tensors)
+        return sum(map(operand_bytes, tensors))
+
+    def _measure_held(self, statistic: Statistic[Any], tensor: TensorPlan, held: Held) -> Any:
+        measuring = statistic.measure(Extent(tensor.numel, len(tensor.inputs), tensor.shape, resident=True))
+        while True:
+            try:
+                visit = next(measuring)
+            except StopIteration as finished:
+                return finished.value
+            self._observe([(tensor, 0, tensor.numel)], observe=visit.observe, only=visit.only, held=held)
+
+    def _spread(self, tensor: TensorPlan, work: Work, *, record: bool) -> Stages:
+        """The stages of a large tensor: read it if it can be held, measure it, work on its spans."""
+        statistic = self._wanted(tensor)
+        held = self.intake.reserve(tensor) if statistic is not None else None
+        spans = [(tensor, start, min(start + self.intake.span, tensor.numel)) for start in self._starts(tensor)]
+        if held is not None:
+            yield [partial(self._fill, held, *span) for span in spans]
+        if statistic is not None:
+            extent = Extent(tensor.numel, len(tensor.inputs), tensor.shape, resident=held is not None)
+            bundles = [[span] for span in spans]
+            self.measured[tensor.name] = yield from self._passes(statistic.measure(extent), bundles, held)
+        if record:
+            spans = [span for span in spans if not self._is_written(*span)]
+        yield [partial(self._work, *span, work, held, record=record) for span in spans]
+        if held is not None:
+            del held
+            self.intake.release(tensor)
+
+    def _starts(self, tensor: TensorPlan) -> range:
+        return range(0, tensor.numel, self.intake.span)
+
+    def _fill(self, held: Held, tensor: TensorPlan, start: int, stop: int) -> int:
+        self._look_ahead(tensor, stop)
+        self.intake.fill(held, tensor, start, stop)
+        return 0
+
+    def _work(self, tensor: TensorPlan, start: int, stop: int, work: Work, held: Held | None, *, record: bool) -> int:
+        if held is None:
+            self._look_ahead(tensor, stop)
+        for piece in self.intake.slices(tensor, start, stop, held):
+            work(tensor, piece)
+        if record:
+            self._record([(self.positions[tensor.name], start, stop)])
+        return operand_bytes(tensor) * (stop - start) // tensor.numel
+
+    def _look_ahead(self, tensor: TensorPlan, stop: int) -> None:
+        after = stop + AHEAD * self.plan.threads * self.intake.span
+        self.intake.prefetch(tensor, after - self.intake.span, after)
+
+    def _bundles(self, tensors: Iterable[TensorPlan]) -> Iterator[Sequence[tuple[TensorPlan, int, int]]]:
+        """Spans of tensors, small ones together."""
+        bundle: list[tuple[TensorPlan, int, int]] = []
+        filled = 0
+        for tensor in tensors:
+            for start in self._starts(tensor):
+                stop = min(start + self.intake.span, tensor.numel)
+                bundle.append((tensor, start, stop))
+                filled += max(stop - start, SMALLEST)
+                if filled >= self.intake.span:
+                    yield bundle
+                    bundle, filled = [], 0
+        if bundle:
+            yield bundle
+
+    def _is_written(self, tensor: TensorPlan, start: int, stop: int) -> bool:
+        journal = self.output.journal
+        return journal is not None and journal.has(self.positions[tensor.name], start, stop)
+
+    def _record(self, spans: Iterable[Span]) -> None:
+        if self.output.journal is not None:
+            self.output.journal.add(spans)
+
+    def _write(self, tensor: TensorPlan, piece: Slice, *, alpha: float) -> None:
+        out = self._copied(tensor, piece) if tensor.method is None else self._combined(tensor, piece, alpha)
+        self.output.write(tensor.name, piece.offset * DTYPE_BYTES[tensor.dtype], as_bytes(out))
+
+    def _combined(self, tensor: TensorPlan, piece: Slice, alpha: float) -> Array:
+        lines = self.plan.lines
+        scale = 1.0 if lines is None else lines.coefficient(tensor.block, alpha)
+        out = self.intake.buffers.array("out", tensor.dtype, piece.size)
         tensor.method.combine(out, piece, self.measured.get(tensor.name), scale)
         if not np.isfinite(abs_sum(out)).all():
             raise self._blame(tensor, piece, out)
-        self.output.write(tensor.name, start * DTYPE_BYTES[tensor.dtype], as_bytes(out))
+        return out
 
-    def _copy(self, tensor: TensorPlan, start: int) -> None:
+    def _copied(self, tensor: TensorPlan, piece: Slice) -> Array:
         """Copy the base's integers; the models' must be the same, unless the tensor is a single counter."""
-        first, *others = tensor.operands
-        ours = self._values(first, start, "out")
-        for operand in others:
-            theirs = self._values(operand, start, "in 0")
+        ours = piece.against_base()
+        for operand, theirs in zip(tensor.inputs, piece.inputs, strict=True):
             if tensor.numel > 1 and not np.array_equal(as_bytes(ours), as_bytes(theirs)):
                 reason = f"the tensor {tensor.name!r} is {tensor.dtype}, which cannot be merged, and its values differ"
-                labels = [self.plan.sources[side.source].label for side in (operand, first)]
+                labels = [self.plan.sources[side.source].label for side in (operand, tensor.operands[0])]
                 raise IncompatibleModels(model=labels[0], other=labels[1], reason=reason)
-        self.output.write(tensor.name, start * DTYPE_BYTES[tensor.dtype], as_bytes(ours))
-
-    def _observe(self, tensor: TensorPlan, start: int, observe: Callable[[Slice], None]) -> int:
-        observe(self._read(tensor, start))
-        return 0
-
-    def _tasks(self, tensor: TensorPlan, work: Callable[[TensorPlan, int], None]) -> Sequence[Task]:
-        return [partial(self._do, tensor, start, work) for start in self._starts(tensor)]
-
-    def _do(self, tensor: TensorPlan, start: int, work: Callable[[TensorPlan, int], None]) -> int:
-        work(tensor, start)
-        length = min(self.plan.slice_elements, tensor.numel - start)
-        return length * sum(DTYPE_BYTES[operand.dtype] for operand in tensor.operands)
-
-    def _starts(self, tensor: TensorPlan) -> range:
-        return slice_starts(tensor.numel, self.plan.slice_elements)
-
-    def _read(self, tensor: TensorPlan, start: int) -> Slice:
-        base = None if tensor.base is None else self._values(tensor.base, start, "base")
-        inputs = tuple(self._values(operand, start, f"in {position}") for position, operand in enumerate(tensor.inputs))
-        return Slice(tensor.name, start, base, inputs, self.plan.recipe.seed)
-
-    def _values(self, operand: Operand, start: int, role: str) -> Array:
-        length = min(self.plan.slice_elements, operand.tensor.info.numel - start)
-        array = self.buffers.array(role, operand.dtype, length)
-        source = self.plan.sources[operand.source]
-        source.read(operand.tensor, start * DTYPE_BYTES[operand.dtype], as_bytes(array))
-        return array
+        return ours
 
     def _blame(self, tensor: TensorPlan, piece: Slice, out: Array) -> NonFiniteTensor:
         """Name the input that holds NaN or infinite values, or the output, where a sum overflows its dtype."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 CONTAINER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block|resblocks)\.(\d+)(?=\.|$)")
-INPUT_SIDE = re.compile(r"embed|wte|wpe|patch|cls_token|class_token|conv1|ln_pre|shared")
+INPUT_SIDE = re.compile(r"embed(?!_out)|wte|wpe|patch|cls_token|class_token|conv1|ln_pre|shared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,15 @@ def find_blocks(names: Iterable[str]) -> Mapping[str, Block]:
 
 
 def depth_of(name: str, blocks: Mapping[str, Block]) -> float:
-    """The place of a tensor on a gradient: embeddings at 0, blocks between, the final norm and the head at 1."""
-    if name in blocks:
-        return blocks[name].depth
-    return 0.0 if INPUT_SIDE.search(name) else 1.0
+    """The place of a tensor on a gradient: its block's; outside the blocks 0, for the head too, as in mergekit."""
+    return blocks[name].depth if name in blocks else 0.0
+
+
+def is_before_the_blocks(name: str) -> bool:
+    """Whether a tensor outside the blocks belongs to the input side, as embeddings do."""
+    return INPUT_SIDE.search(name) is not None
+
+
+def renumbered(name: str, block: Block, index: int) -> str:
+    """The name of the tensor `name` of `block` in block `index` of the same stack."""
+    return f"{block.stack}{index}{name[len(block.stack) + len(str(block.index)) :]}"

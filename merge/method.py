@@ -18,6 +18,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -26,12 +27,14 @@ from pydantic import Field, TypeAdapter
 from graftwork.errors import UnknownMethod
 from graftwork.merge.recipe import did_you_mean
 from graftwork.merge.slices import Array, Slice
-from graftwork.merge.statistics import Statistic
+from graftwork.merge.statistics.magnitudes import Statistic
 
 T = TypeVar("T")
 Space = Literal["weight", "delta", "adapter"]
 
 PER_MODEL = "per model"
+COMPAT = "compat_"
+"""The field by which a method with `quirks` is told to reproduce mergekit's deviations; it is no parameter."""
 PerModel = Annotated[tuple[T, ...], PER_MODEL]
 """One value a model. A recipe gives it at the model, or once for all of them; a default of one value is for each."""
 
@@ -39,11 +42,19 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Rank = Annotated[int, Field(ge=1)]
 
+LOCAL_FILE = "local file"
+LocalFile = Annotated[str, LOCAL_FILE]
+"""The path of a file beside the recipe; recipes that may not name folders of this machine may not give one."""
+
 
 class Elementwise(Protocol):
     """A method of the weight or the delta space. A field that clashes with a keyword ends in `_`.
 
     `__post_init__` raises ValueError, with the end of a sentence, for parameters that contradict each other.
+
+    Three more things a class may say: `needs_base = True` (a recipe must name a base, though it works on weights),
+    `takes_base = True` (a base is used where a recipe names one, and is no model then), and `quirks = True` beside a
+    field `compat_: bool = False`, which is no parameter: it is set by a recipe with `compat: mergekit`.
     """
 
     models: ClassVar[tuple[int, int | None]]
@@ -64,10 +75,19 @@ class Parameter:
         self.name = field.name.rstrip("_")
         self.per_model = PER_MODEL in getattr(hint, "__metadata__", ())
         self.hint = typing.get_args(typing.get_args(hint)[0])[0] if self.per_model else hint
-        self.accepts: TypeAdapter[Any] = TypeAdapter(self.hint)
         self.required = field.default is dataclasses.MISSING
         default = None if self.required else field.default
         self.default = default[0] if self.per_model and isinstance(default, tuple) else default
+
+    @cached_property
+    def accepts(self) -> TypeAdapter[Any]:
+        """What checks one value."""
+        return TypeAdapter(self.hint)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether its value is the path of a file of this machine."""
+        return any(LOCAL_FILE in getattr(hint, "__metadata__", ()) for hint in (self.hint, *typing.get_args(self.hint)))
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of one value, with the default."""
@@ -106,6 +126,16 @@ class Method:
         """Whether a recipe must name a base_model."""
         return self.space == "delta" or bool(getattr(self.kind, "needs_base", False))
 
+    @property
+    def takes_base(self) -> bool:
+        """Whether a base that a recipe names is apart from the models; otherwise it only lends its configuration."""
+        return self.needs_base or bool(getattr(self.kind, "takes_base", False))
+
+    @property
+    def has_quirks(self) -> bool:
+        """Whether `compat: mergekit` changes what it computes."""
+        return bool(getattr(self.kind, "quirks", False))
+
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the method's parameters."""
         return {
@@ -118,12 +148,20 @@ class Method:
             "additionalProperties": False,
         }
 
-    def build(self, values: Mapping[str, Any]) -> Any:
+    def build(self, values: Mapping[str, Any], *, compat: bool = False) -> Any:
         """An instance for one tensor, from the value of each parameter by its recipe name; per-model ones are tuples.
+
+        compat: reproduce what mergekit does differently, where the method says so
 
         Raises ValueError when they contradict each other.
         """
-        return self.kind(**{parameter.field: values[name] for name, parameter in self.parameters.items()})
+        fields = {parameter.field: values[name] for name, parameter in self.parameters.items()}
+        return self.kind(**fields, **({COMPAT: compat} if self.has_quirks else {}))
+
+    def check(self, built: Any, tensor: str) -> None:
+        """Let an instance that has a `check` look at the name of a tensor; it raises ValueError when it refuses it."""
+        if hasattr(built, "check"):
+            built.check(tensor)
 
 
 _METHODS: dict[str, Method] = {}
@@ -135,7 +173,8 @@ def merge_method(name: str, *, space: Space, cites: str) -> Callable[[Kind], Kin
 
     def register(kind: Kind) -> Kind:
         hints = typing.get_type_hints(kind, include_extras=True)
-        parameters = [Parameter(field, hints[field.name]) for field in dataclasses.fields(kind)]
+        fields = [field for field in dataclasses.fields(kind) if field.init and field.name != COMPAT]
+        parameters = [Parameter(field, hints[field.name]) for field in fields]
         _METHODS[name] = Method(name, space, cites, kind, {parameter.name: parameter for parameter in parameters})
         return kind
 
@@ -151,6 +190,10 @@ def methods() -> Mapping[str, Method]:
 
 def find_method(name: str) -> Method:
     """The method called `name`; raises UnknownMethod."""
+    if name.isidentifier() and (Path(__file__).parent / "methods" / f"{name}.py").is_file():
+        importlib.import_module(f"graftwork.merge.methods.{name}")  # the others' imports would take longer than a merge
+        if name in _METHODS:
+            return _METHODS[name]
     known = methods()
     if name not in known:
         raise UnknownMethod(method=name, known=did_you_mean(name, known))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from graftwork.errors import InvalidParameter
 
 Scalar = bool | int | float | str | None
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+"""A number that YAML 1.1 reads as text, such as 1e-5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ def parse_setting(raw: Any, *, parameter: str, where: str, accepts: TypeAdapter[
 
     Raises InvalidParameter naming the place in the recipe.
     """
+    if isinstance(raw, Mapping):
+        raw = [raw]
     if not isinstance(raw, list):
         return _parse_scalar(raw, parameter, where, accepts)
     if not raw:
@@ -114,8 +119,9 @@ def _parse_conditional(item: Any, parameter: str, where: str, accepts: TypeAdapt
 
 
 def _parse_scalar(raw: Any, parameter: str, where: str, accepts: TypeAdapter[Any]) -> Scalar:
+    number = float(raw) if isinstance(raw, str) and NUMBER.fullmatch(raw) else raw
     try:
-        value: Scalar = accepts.validate_python(raw, strict=True)
+        value: Scalar = accepts.validate_python(number, strict=True)
     except ValidationError as error:
         raise InvalidParameter(parameter=parameter, where=where, value=raw, expected=explain(error)) from None
     return value

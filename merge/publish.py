@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from graftwork import __version__
 from graftwork.errors import InvalidRecipe
-from graftwork.merge.adapter_plan import AdapterPlan
 from graftwork.merge.execute import Report
-from graftwork.merge.folder import write_folder
-from graftwork.merge.plan import Plan, plan
+from graftwork.merge.lora.adapter_plan import AdapterPlan
+from graftwork.merge.models.sources import Finder, Origin
+from graftwork.merge.output.folder import write_folder
+from graftwork.merge.output.identity import identity
+from graftwork.merge.output.workplace import workplace
+from graftwork.merge.output.writer import check_room
+from graftwork.merge.plan import SMALL_FILES, Plan, plan
 from graftwork.merge.recipe import ModelEntry, Recipe, digest
-from graftwork.merge.sources import Origin
+from graftwork.merge.steps import carried_out
 from graftwork.progress import Progress, silent
 from graftwork.registry.importer import Also, import_staged
 from graftwork.registry.refs import Name, Ref
@@ -29,35 +33,43 @@ def publish(
     name: str | None = None,
     paths: bool = True,
     also: Also | None = None,
+    keep: Callable[[], bool] = lambda: False,
 ) -> Version:
     """Merge, and register the result with its parents, its recipe and its aliases in one transaction.
 
     name:  the artifact the version belongs to, `ns/name`; by default the recipe's output.name
     paths: whether the recipe may name folders of this machine; such parents are not in the lineage
     also:  called in the transaction that registers the version
+    keep:  asked after an error whether what was merged so far stays, for the same merge to go on later
 
-    Raises what `plan`, `write_folder` and `import_staged` raise; the registry is then as it was.
+    A merge that was killed goes on, too. Raises what `plan`, `write_folder` and `import_staged` raise; the registry is
+    then as it was.
     """
     target = artifact_name(recipe, name)
     with registry.blobs.scratch() as scratch:
-        out = scratch / "merged"
-        planned = plan(recipe, settings=settings, registry=registry, out=out, paths=paths)
-        kind = Kind.ADAPTER if isinstance(planned, AdapterPlan) else Kind.CHECKPOINT
-        registry.catalog.check_kind(target, kind)
-        report = write_folder(planned, out, progress)
-        return import_staged(
-            registry,
-            out,
-            target,
-            kind=kind,
-            base=_base_of(planned, registry),
-            aliases=recipe.output.aliases,
-            metadata=_metadata(planned, report),
-            parents=_parents(planned),
-            actor="merge",
-            also=also,
-            progress=progress,
-        )
+        aside = scratch / "merged"
+        with carried_out(recipe, aside, settings=settings, registry=registry, progress=progress, paths=paths) as steps:
+            planned = plan(recipe, settings=settings, registry=registry, paths=paths, steps=steps)
+            kind = Kind.ADAPTER if isinstance(planned, AdapterPlan) else Kind.CHECKPOINT
+            registry.catalog.check_kind(target, kind)
+            merge = identity(planned) if isinstance(planned, Plan) else None
+            with workplace(scratch, merge, keep) as folder:
+                out = folder / "merged"
+                check_room(out, planned.output_bytes + SMALL_FILES)
+                report = write_folder(planned, out, progress, keep)
+                return import_staged(
+                    registry,
+                    out,
+                    target,
+                    kind=kind,
+                    base=_base_of(planned, registry),
+                    aliases=recipe.output.aliases,
+                    metadata=_metadata(planned, report),
+                    parents=_parents(planned, _inputs_of_steps(recipe, registry)),
+                    actor="merge",
+                    also=also,
+                    progress=progress,
+                )
 
 
 def artifact_name(recipe: Recipe, name: str | None) -> Name:
@@ -80,8 +92,16 @@ def _base_of(planned: Plan | AdapterPlan, registry: Registry) -> Ref | None:
     return Ref.parse(registry.catalog.by_digest(digest_of_base).ref) if digest_of_base is not None else None
 
 
-def _parents(planned: Plan | AdapterPlan) -> Sequence[Parent]:
-    """Every input that is a version of the registry, pinned by digest, in the order of the recipe."""
+def _inputs_of_steps(recipe: Recipe, registry: Registry) -> Sequence[Version]:
+    """The versions that the recipe's earlier documents read."""
+    finder = Finder(registry)
+    references = (part for step in recipe.steps for name in step.references for part in (name, *name.split("+")))
+    found = [finder.version(reference) for reference in dict.fromkeys(references)]
+    return [version for version in found if version is not None]
+
+
+def _parents(planned: Plan | AdapterPlan, of_steps: Sequence[Version]) -> Sequence[Parent]:
+    """Every input that is a version of the registry, pinned by digest, in the order of the recipe; adapters after."""
     parents = []
     if planned.base is not None and planned.base.version is not None:
         parents.append(Parent(planned.base.version.digest, Relation.MERGE_BASE, None, 0))
@@ -89,6 +109,10 @@ def _parents(planned: Plan | AdapterPlan) -> Sequence[Parent]:
         if origin.version is not None:
             weight = _weight(planned.recipe, entry)
             parents.append(Parent(origin.version.digest, Relation.MERGE_INPUT, weight, position))
+    others = [origin.adapter for origin in planned.models if origin.adapter is not None]
+    for position, version in enumerate([*(other.version for other in others), *of_steps], len(planned.models) + 1):
+        if version is not None:
+            parents.append(Parent(version.digest, Relation.MERGE_INPUT, None, position))
     return parents
 
 

@@ -5,111 +5,157 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from graftwork.errors import InvalidRecipe, SourceNotFound
-from graftwork.merge.parameters import explain
-from graftwork.settings import parse_size
+from graftwork.merge.documents import flatten_modules, parse_documents
+from graftwork.merge.sections import (
+    DTYPES,
+    ConsensusModifier,
+    DtypeName,
+    LinesModifier,
+    ModelEntry,
+    ModelToken,
+    ModifierEntry,
+    Output,
+    Parameters,
+    Reference,
+    Section,
+    SliceEntry,
+    SourceEntry,
+    TokenEntry,
+    TokenizerEntry,
+)
 
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-NOT_YET = {
-    "slices": "slices of layers",
-    "modules": "several modules in one recipe",
-    "tokenizer": "the tokenizer section (tokenizer_source: base or the path of a model is)",
-    "chat_template": "replacing the chat template",
-    "evaluate": "evaluation after a merge",
-    "compat": "reproducing mergekit's deviations",
+__all__ = ["DTYPES", "ModelEntry", "Recipe", "SliceEntry", "did_you_mean", "digest", "load_recipe"]
+
+NOT_YET = {"evaluate": "evaluation after a merge"}
+KEYWORDS = frozenset({"union", "base"})
+"""What a tokenizer's source may be that is no model."""
+NOT_PART_OF_IT: dict[str, Any] = {
+    "output": {"name", "aliases"},
+    "steps": {"__all__": {"output": {"name", "aliases"}}},
 }
-DEFAULT_SHARD_SIZE = "5GB"
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-DtypeName = Literal["float32", "float16", "bfloat16", "float64"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+class Recipe(Section):
+    """A whole recipe, as written; parameters are checked when the method is known to the planner.
 
+    `steps` are the earlier documents of the file, whose names stand for their results in later ones.
+    """
 
-class ModelEntry(_Section):
-    """One model to merge and the parameters that hold for it alone."""
-
-    model: str
-    parameters: dict[str, Any] = {}
-
-
-class LinesModifier(_Section):
-    """LiNeS: the merged delta of block l of L is scaled by alpha + beta * l / (L - 1); outside the blocks by alpha."""
-
-    alpha: Finite | Literal["auto"]
-    beta: Finite
-
-
-class ModifierEntry(_Section):
-    """One change to the merged delta, made after the method and before it is added to the base."""
-
-    lines: LinesModifier
-
-
-class Output(_Section):
-    """How the result is named and cut into files."""
-
-    name: str | None = None
-    aliases: tuple[str, ...] = ()
-    shard_size: str | int = DEFAULT_SHARD_SIZE
-
-    @field_validator("shard_size")
-    @classmethod
-    def _is_a_size(cls, value: str | int) -> str | int:
-        if parse_size(str(value)) <= 0:
-            raise ValueError("a size such as 5GB")
-        return value
-
-    @property
-    def shard_bytes(self) -> int:
-        """The size a file may reach before the next one begins, in bytes."""
-        return parse_size(str(self.shard_size))
-
-
-class Recipe(_Section):
-    """A whole recipe, as written; parameters are checked when the method is known to the planner."""
-
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     merge_method: str
-    models: tuple[ModelEntry, ...] = Field(min_length=1)
-    base_model: str | None = None
-    parameters: dict[str, Any] = {}
+    models: tuple[ModelEntry, ...] = ()
+    slices: tuple[SliceEntry, ...] = ()
+    base_model: Reference | None = None
+    parameters: Parameters = Field(default_factory=dict)
     dtype: DtypeName | None = None
     out_dtype: DtypeName | None = None
-    tokenizer_source: str | None = None
+    tokenizer_source: Reference | None = None
+    tokenizer: TokenizerEntry | None = None
+    chat_template: str | None = Field(default=None, min_length=1)
+    compat: Literal["mergekit"] | None = None
     modifiers: tuple[ModifierEntry, ...] = ()
     output: Output = Output()
     seed: int = Field(default=0, ge=0, lt=2**63)
+    steps: tuple[Recipe, ...] = ()
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _may_be_left_empty(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _names_what_is_merged(self) -> Recipe:
+        if bool(self.models) == bool(self.slices):
+            raise ValueError("expected either models or slices, and at least one of them")
+        if self.tokenizer_source is not None and self.tokenizer is not None:
+            raise ValueError("tokenizer_source and tokenizer say the same; give one of them")
+        return self
+
+    @property
+    def tokens(self) -> TokenizerEntry | None:
+        """What the recipe says about the tokenizer, in the long form."""
+        if self.tokenizer_source is not None:
+            return TokenizerEntry(source=self.tokenizer_source)
+        return self.tokenizer
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every model that is merged, once: the base, then the others in order. Without those of earlier steps."""
+        return tuple(dict.fromkeys(self._references()))
+
+    def with_references(self, renamed: Callable[[str], str]) -> Recipe:
+        """The recipe with `renamed` applied to every reference to a model; names of steps are left as they are."""
+        names = {step.name for step in self.steps}
+
+        def rename(reference: str) -> str:
+            return reference if reference in names or reference in KEYWORDS else renamed(reference)
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(changed(item) for item in value)
+            if isinstance(value, TokenizerEntry):
+                tokens = {token: changed(entry) for token, entry in value.tokens.items()}
+                return value.model_copy(update={"source": rename(value.source), "tokens": tokens})
+            if isinstance(value, TokenEntry):
+                source = value.source
+                return value.model_copy(
+                    update={"source": rename(source) if isinstance(source, str) else changed(source)}
+                )
+            if isinstance(value, (ModelEntry, ModelToken)):
+                return value.model_copy(update={"model": rename(value.model)})
+            if isinstance(value, SliceEntry):
+                base = None if value.base_model is None else rename(value.base_model)
+                return value.model_copy(update={"sources": changed(value.sources), "base_model": base})
+            return value
+
+        return self.model_copy(
+            update={
+                "models": changed(self.models),
+                "slices": changed(self.slices),
+                "tokenizer": changed(self.tokenizer),
+                "base_model": None if self.base_model is None else rename(self.base_model),
+                "tokenizer_source": None if self.tokenizer_source is None else rename(self.tokenizer_source),
+                "steps": tuple(step.with_references(rename) for step in self.steps),
+            }
+        )
 
     def as_yaml(self) -> str:
         """The recipe as YAML, without what was not given and without where the result goes."""
-        text: str = yaml.safe_dump(_plain(self), sort_keys=False, allow_unicode=True)
+        documents = [_plain(recipe) for recipe in (*self.steps, self)]
+        documents[-1].pop("steps", None)
+        text: str = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
         return text
+
+    def _references(self) -> Iterator[str]:
+        if self.base_model is not None:
+            yield self.base_model
+        for entry in self.models:
+            yield entry.model
+        for section in self.slices:
+            if section.base_model is not None:
+                yield section.base_model
+            for source in section.sources:
+                yield source.model
 
 
 def load_recipe(source: Path | str | Mapping[str, Any]) -> Recipe:
     """The recipe in a file (a Path), in a YAML text (a str) or in a mapping that was already parsed.
 
-    Raises SourceNotFound when there is no such file, InvalidRecipe for what is not a recipe or not supported.
+    Of several documents, one is the recipe: the one without a `name`, or else the last. Those that it needs become its
+    steps. Raises SourceNotFound when there is no such file, InvalidRecipe for what is not a recipe or not supported.
     """
-    raw = _parse_yaml(_read(source)) if isinstance(source, (Path, str)) else source
-    if not isinstance(raw, Mapping):
-        raise InvalidRecipe(where="the top", reason="expected a mapping with merge_method and models")
-    for key, what in NOT_YET.items():
-        if key in raw:
-            raise InvalidRecipe(where=key, reason=f"{what} is not supported yet")
-    try:
-        return Recipe.model_validate(dict(raw))
-    except ValidationError as error:
-        raise _first_problem(error) from None
+    if isinstance(source, Mapping):
+        return _validated(source)
+    documents = [_validated(raw) for raw in parse_documents(_read(source))]
+    return documents[0] if len(documents) == 1 else _joined(documents)
 
 
 def digest(recipe: Recipe) -> str:
@@ -129,7 +175,7 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    plain = recipe.model_dump(mode="json", exclude_defaults=True, exclude={"output": {"name", "aliases"}})
+    plain = recipe.model_dump(mode="json", exclude_defaults=True, exclude=NOT_PART_OF_IT)
     return {key: value for key, value in plain.items() if value != {}}
 
 
@@ -144,21 +190,58 @@ def _read(source: Path | str) -> str:
         raise InvalidRecipe(where=str(source), reason="the file is not text in UTF-8") from None
 
 
-def _parse_yaml(text: str) -> Any:
+def _validated(raw: Any) -> Recipe:
+    if not isinstance(raw, Mapping):
+        raise InvalidRecipe(where="the top", reason="expected a mapping with merge_method and models")
+    for key, what in NOT_YET.items():
+        if key in raw:
+            raise InvalidRecipe(where=key, reason=f"{what} is not supported yet")
+    if raw.get("steps"):
+        for step in raw["steps"]:
+            _validated(step)
     try:
-        documents = list(yaml.safe_load_all(text))
-    except yaml.YAMLError as error:
-        raise InvalidRecipe(where="the YAML", reason=" ".join(str(error).split())) from None
-    if len(documents) > 1:
-        raise InvalidRecipe(where="the YAML", reason="several documents in one recipe are not supported yet")
-    return documents[0] if documents else None
+        return Recipe.model_validate(flatten_modules(raw))
+    except ValidationError as error:
+        raise _first_problem(error) from None
+
+
+def _joined(documents: list[Recipe]) -> Recipe:
+    """The final document with the named ones that it needs, each after those that it needs itself."""
+    named = {document.name: document for document in documents if document.name is not None}
+    unnamed = [document for document in documents if document.name is None]
+    if len(unnamed) > 1:
+        raise InvalidRecipe(where="the YAML", reason="only one of several documents may be without a name")
+    if len(named) + len(unnamed) < len(documents):
+        names = [document.name for document in documents]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidRecipe(where="name", reason=f"two documents are called {twice}")
+    final = unnamed[0] if unnamed else documents[-1]
+    ordered: list[Recipe] = []
+    opened: list[str | None] = []
+
+    def need(document: Recipe) -> None:
+        if document.name in opened:
+            raise InvalidRecipe(where="name", reason=f"{document.name} is made from itself")
+        opened.append(document.name)
+        for reference in document.references:
+            step = named.get(reference.partition("+")[0])
+            if step is not None and step not in ordered:
+                need(step)
+        opened.pop()
+        ordered.append(document)
+
+    need(final)
+    if unused := [name for name, step in named.items() if step not in ordered]:
+        raise InvalidRecipe(where=f"name: {unused[0]}", reason="no other document uses its result")
+    return final.model_copy(update={"steps": tuple(ordered[:-1])})
 
 
 def _first_problem(error: ValidationError) -> InvalidRecipe:
     problem = error.errors(include_url=False)[0]
     place = problem["loc"]
     if problem["type"] != "extra_forbidden":
-        return InvalidRecipe(where=_path(place) or "the top", reason=explain(error).split("; ")[0])
+        reason = problem["msg"].removeprefix("Value error, ")
+        return InvalidRecipe(where=_path(place) or "the top", reason=reason[:1].lower() + reason[1:])
     known = did_you_mean(str(place[-1]), _keys_beside(place))
     return InvalidRecipe(where=_path(place), reason=f"there is no such key; there is {known}")
 
@@ -166,9 +249,15 @@ def _first_problem(error: ValidationError) -> InvalidRecipe:
 def _keys_beside(place: tuple[int | str, ...]) -> Iterable[str]:
     sections: dict[str, type[BaseModel]] = {
         "models": ModelEntry,
+        "slices": SliceEntry,
+        "sources": SourceEntry,
         "modifiers": ModifierEntry,
         "lines": LinesModifier,
+        "consensus": ConsensusModifier,
+        "tokenizer": TokenizerEntry,
+        "tokens": TokenEntry,
         "output": Output,
+        "steps": Recipe,
     }
     named = [sections[step] for step in place[:-1] if isinstance(step, str) and step in sections]
     return (named[-1] if named else Recipe).model_fields

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from graftwork.errors import InvalidRecipe
-from graftwork.merge.folder import write_folder
+from graftwork.merge.output.folder import write_folder
 from graftwork.merge.plan import plan
 from graftwork.merge.recipe import Recipe
+from graftwork.merge.steps import carried_out
 from graftwork.progress import Progress, silent
 from graftwork.settings import Settings
 
@@ -57,8 +58,9 @@ def merge(
     nothing is left behind then, neither in the folder's place nor in the registry.
     """
     if out is not None:
-        planned = plan(recipe, settings=settings, registry=registry, out=out)
-        write_folder(planned, out, progress)
+        with carried_out(recipe, out, settings=settings, registry=registry, progress=progress) as steps:
+            planned = plan(recipe, settings=settings, registry=registry, out=out, steps=steps)
+            write_folder(planned, out, progress)
         return out
     if registry is None:
         raise InvalidRecipe(where="output", reason="without a folder to write to, a registry is needed")

@@ -15,13 +15,14 @@ GRAIN = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Elements `offset` .. `offset + size` of one tensor, flat, of the base and of every model in recipe order."""
+    """Elements `offset` .. `offset + size` of a tensor of `shape`, flat: of the base, and of every model in order."""
 
     tensor: str
     offset: int
     base: Array | None
     inputs: tuple[Array, ...]
     seed: int = 0
+    shape: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:

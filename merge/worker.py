@@ -15,10 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from graftwork.errors import Cancelled, GraftworkError, HubUnavailable, InputChanged, LeaseLost
+from graftwork.merge.models.sources import HUB, Finder
 from graftwork.merge.plan import plan
 from graftwork.merge.publish import artifact_name, publish
 from graftwork.merge.recipe import Recipe, digest, load_recipe
-from graftwork.merge.sources import HUB, Finder
 from graftwork.registry.jobs import Claim, Job
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import Version
@@ -154,6 +154,7 @@ def _carry_out(registry: Registry, settings: Settings, claim: Claim, lease: Leas
         name=payload["name"],
         paths=False,
         also=finish,
+        keep=lambda: lease.stop.is_set() and not lease.cancelled,
     )
 
 
@@ -175,17 +176,15 @@ def _fail(registry: Registry, claim: Claim, code: str, message: str, *, retry: b
 
 
 def _references(recipe: Recipe) -> list[str]:
-    models = [entry.model for entry in recipe.models]
-    return models if recipe.base_model is None else [recipe.base_model, *models]
+    return [reference for part in (*recipe.steps, recipe) for reference in part.references]
 
 
 def _pin(recipe: Recipe, finder: Finder) -> Recipe:
     def pinned(reference: str) -> str:
         version = finder.version(reference)
+        if version is None and "+" in reference:
+            model, _, adapter = reference.rpartition("+")
+            return f"{pinned(model)}+{pinned(adapter)}"
         return version.ref if version is not None else reference
 
-    models = tuple(entry.model_copy(update={"model": pinned(entry.model)}) for entry in recipe.models)
-    update: dict[str, Any] = {"models": models}
-    if recipe.base_model is not None:
-        update["base_model"] = pinned(recipe.base_model)
-    return recipe.model_copy(update=update)
+    return recipe.with_references(pinned)

@@ -41,6 +41,22 @@ class LoraFactors:
 
 
 @dataclass(frozen=True, slots=True)
+class RawFactors:
+    """One module's factors as they were trained: its change of weight is scale * b @ a."""
+
+    a: Factor
+    """[rank, in]"""
+    b: Factor
+    """[out, rank]"""
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        """Number of units."""
+        return int(self.a.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
 class LoraAdapter:
     """The factors of every adapted module, by the module's path in the base."""
 
@@ -60,9 +76,15 @@ def load_lora(folder: Path, name: str | None = None) -> LoraAdapter:
 
 def load_module(layout: AdapterLayout, module: str) -> LoraFactors:
     """The factors of one module of an adapter, in float32. Raises NonFiniteTensor."""
+    raw = load_raw(layout, module)
+    return LoraFactors(raw.a, raw.b * np.float32(raw.scale))
+
+
+def load_raw(layout: AdapterLayout, module: str) -> RawFactors:
+    """The factors of one module of an adapter, in float32, beside their scale. Raises NonFiniteTensor."""
     place = layout.modules[module]
     a, b = (_read(layout, layout.header.tensors[name]) for name in (place.a, place.b))
-    return LoraFactors(a, b * np.float32(place.scale))
+    return RawFactors(a, b, place.scale)
 
 
 def save_lora(

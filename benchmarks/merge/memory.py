@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
+from benchmarks.merge.children import measure
 from graftwork.registry.formats.safetensors import build_header
 from graftwork.settings import parse_size
 
@@ -37,14 +34,6 @@ RECIPES: dict[str, dict[str, object]] = {
     },
     "slerp": {"merge_method": "slerp", "parameters": {"t": 0.5}},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """What a child process took: seconds of wall time, bytes of memory at most."""
-
-    seconds: float
-    resident: int
 
 
 def write_model(folder: Path, seed: int, largest: int, total: int) -> None:
@@ -63,17 +52,6 @@ def write_model(folder: Path, seed: int, largest: int, total: int) -> None:
             count = min(left, CHUNK)
             file.write(random.standard_normal(count, np.float32).astype(ml_dtypes.bfloat16).tobytes())
             left -= count
-
-
-def measure(arguments: list[str]) -> Peak:
-    """Run a command to its end. Raises CalledProcessError when it fails."""
-    began = time.perf_counter()
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as child:
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise subprocess.CalledProcessError(child.returncode, arguments)
-    return Peak(time.perf_counter() - began, usage.ru_maxrss * 1024)
 
 
 def main() -> int:
@@ -100,10 +78,10 @@ def _merge(folder: Path, name: str, memory: str) -> int:
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
     out = folder / "merged"
     command = ["merge", str(folder / "recipe.yaml"), str(out), "--memory", memory]
-    peak = measure([sys.executable, "-m", "graftwork.cli", *command])
+    taken = measure([sys.executable, "-m", "graftwork.cli", *command], folder / "log")
     shutil.rmtree(out)
-    print(f"{name:28} {peak.seconds:8.1f} {peak.resident / 1e6:8.0f}", flush=True)
-    return peak.resident
+    print(f"{name:28} {taken.wall:8.1f} {taken.resident / 1e6:8.0f}", flush=True)
+    return taken.resident
 
 
 if __name__ == "__main__":

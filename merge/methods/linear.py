@@ -18,7 +18,12 @@ class Linear:
     weight:    the share of each model; negative weights are allowed
     normalize: divide by the sum of the weights
 
-    With equal weights this is a uniform model soup. mergekit's `linear`; weights that sum to 0 are refused here.
+    With equal weights this is a uniform model soup.
+
+    paper: Model soups, section 3: the uniform soup. mergekit: the same; weights that sum to 0 give NaN there and are
+    refused here.
+    Use it for checkpoints of one run, or fine-tunes of one base on the same task; it is what every other method has to
+    beat.
     """
 
     weight: PerModel[Number] = (1.0,)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from graftwork.adapters.lowrank import generator
 from graftwork.adapters.variants.lora import LoraFactors
-from graftwork.merge.kmeans import cluster, generator
+from graftwork.merge.lora.kmeans import cluster
 from graftwork.merge.method import Rank, merge_method
 
 SMALLEST_NORM = 1e-12
@@ -31,6 +32,11 @@ class LoraLego:
     dropped; k-means++ on the concatenated [a_j, b_j]; each centroid is resized to the mean norm of its units (parameter
     reweighting); the whole is scaled (output reweighting). With as many clusters as units and without output
     reweighting the result is lora_cat's.
+
+    paper: sections 3.2 and 3.3; no official code was found, so the norm of the reweighting and r for adapters of
+    unequal ranks are our reading. The adapters' scales are folded into b_j before the clustering.
+
+    Use it for adapters of different tasks and ranks, where like units are to be shared and not summed.
     """
 
     rank_: Rank | None = None

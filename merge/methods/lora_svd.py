@@ -19,7 +19,10 @@ class LoraSvd:
     weight: the factor of each adapter's change
     rank:   of the result; by default the largest rank among the adapters
 
-    PEFT's `svd` gives the same change; here it is found from the factors alone.
+    PEFT's `svd` gives the same change; here it is found from the factors alone, by QR of both and the SVD of a small
+    core (Eckart and Young: no change of this rank is nearer in the Frobenius norm).
+
+    Use it where the sum of several adapters has to fit a rank, or to make one adapter smaller.
     """
 
     weight: PerModel[Number] = (1.0,)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.method import Number, merge_method
+from graftwork.merge.method import Number, PerModel, merge_method
 from graftwork.merge.slices import Array, Slice
 
 
@@ -16,9 +16,12 @@ class Passthrough:
     """The tensors of a single model, multiplied by `scale` where one is given.
 
     scale: a factor, usually with a filter for some tensors
+
+    mergekit: the same.
+    Use it to stack layers of models with slices, or to scale chosen tensors of one model.
     """
 
-    scale: Number | None = None
+    scale: PerModel[Number | None] = (None,)
     models: ClassVar[tuple[int, int | None]] = (1, 1)
 
     def statistic(self) -> None:
@@ -26,4 +29,5 @@ class Passthrough:
 
     def combine(self, out: Array, piece: Slice, measured: None, scale: float) -> None:
         """A sum of one term."""
-        weighted_sum(out, piece.inputs, [1.0 if self.scale is None else self.scale], None, scale)
+        (own,) = self.scale
+        weighted_sum(out, piece.inputs, [1.0 if own is None else own], None, scale)

@@ -13,7 +13,7 @@ from pydantic import Field
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import merge_method
 from graftwork.merge.slices import Array, Slice
-from graftwork.merge.statistics import DotProducts
+from graftwork.merge.statistics.magnitudes import DotProducts
 
 PARALLEL = 0.9995
 """Above this cosine the arc is as good as a straight line."""
@@ -28,8 +28,13 @@ class Slerp:
     t: how far along the arc; often a gradient over the layers with filters for attention and mlp
 
     With theta the angle between the two tensors as vectors:
-    sin((1 - t) theta) / sin(theta) * base + sin(t theta) / sin(theta) * model. Where |cos theta| is above 0.9995, or a
-    norm is 0, the straight line (1 - t) base + t model. As in mergekit, with the angle in float64.
+    sin((1 - t) theta) / sin(theta) * base + sin(t theta) / sin(theta) * model, with the angle in float64. Where
+    |cos theta| is above 0.9995, or a norm is 0, the straight line (1 - t) base + t model.
+
+    paper: Shoemake's interpolation of unit quaternions; weights are not unit vectors, and their lengths are
+    interpolated along. mergekit: the same.
+    Use it to blend two models that differ much, layer by layer; for fine-tunes of one base the angles are so small that
+    it is linear.
     """
 
     t: Annotated[float, Field(ge=0, le=1)]

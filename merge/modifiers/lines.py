@@ -26,7 +26,7 @@ class Lines:
 
 def find_lines(recipe: Recipe) -> Lines | None:
     """The recipe's `lines` modifier; raises InvalidRecipe when there are several."""
-    entries = [entry.lines for entry in recipe.modifiers]
+    entries = [entry.lines for entry in recipe.modifiers if entry.lines is not None]
     if len(entries) > 1:
         raise InvalidRecipe(where="modifiers[1]", reason="lines can be given once")
     if not entries:

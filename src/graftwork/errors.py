@@ -6,6 +6,7 @@
     │   ├── InvalidReference
     │   ├── InvalidSetting
     │   ├── InvalidRequest
+    │   ├── InvalidSweep
     │   └── InvalidRecipe
     │       ├── UnknownMethod
     │       ├── UnknownParameter
@@ -99,6 +100,12 @@ class InvalidRequest(InvalidInput):
     """{field}: {reason}."""
 
     code = "invalid_request"
+
+
+class InvalidSweep(InvalidInput):
+    """The sweep is not valid at {where}: {reason}."""
+
+    code = "invalid_sweep"
 
 
 class InvalidRecipe(InvalidInput):

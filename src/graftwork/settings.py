@@ -39,7 +39,7 @@ class Settings:
     """Which kernels may run: `auto` (the fastest that fits), `native` (never Triton), `reference` (plain torch)."""
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Threads of a merge and of the native kernels."""
-    memory: int = 1_000_000_000
+    memory: int = 500_000_000
     """Bytes a merge may hold in buffers."""
     host: str = "127.0.0.1"
     port: int = 8000

@@ -14,9 +14,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from graftwork.adapters.algebra import cat, negate, svd
+from graftwork.adapters.lowrank import generator
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, load_lora, save_lora
 from graftwork.errors import IncompatibleAdapter, IncompatibleModels, InvalidCheckpoint, InvalidRecipe
-from graftwork.merge.kmeans import cluster, generator
+from graftwork.merge.lora.kmeans import cluster
 from graftwork.merge.methods.lora_lego import LoraLego
 from graftwork.merge.run import merge
 from graftwork.registry.formats.peft import read_adapter
@@ -232,8 +233,8 @@ def test_adapters_of_different_bases_are_refused(family: Path, tmp_path: Path) -
 def test_whole_models_and_adapters_do_not_mix(family: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidCheckpoint, match=r"base.* is not a complete checkpoint: it is not an adapter"):
         merge(recipe_for(family, "lora_cat", ["base"]), out=tmp_path / "merged", settings=Settings())
-    with pytest.raises(InvalidCheckpoint, match="adapters are merged by lora_cat"):
-        merge(recipe_for(family, "linear", ["first"]), out=tmp_path / "merged", settings=Settings())
+    with pytest.raises(InvalidCheckpoint, match="it is an adapter; models and adapters do not mix"):
+        merge(recipe_for(family, "linear", ["base", "first"]), out=tmp_path / "merged", settings=Settings())
 
 
 def test_a_rank_that_cannot_be_reached_is_refused(family: Path, tmp_path: Path) -> None:

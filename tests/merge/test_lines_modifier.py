@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from graftwork.errors import InvalidRecipe
-from graftwork.merge.folder import write_folder
+from graftwork.merge.output.folder import write_folder
 from graftwork.merge.plan import plan
 from graftwork.settings import Settings
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, save_lora
 from graftwork.errors import GraftworkError, InvalidRecipe, KindConflict, NonFiniteTensor, SourceNotFound
-from graftwork.merge.folder import write_folder
+from graftwork.merge.output.folder import write_folder
 from graftwork.merge.recipe import Recipe, digest, load_recipe
 from graftwork.merge.run import merge
 from graftwork.merge.worker import run_next, run_worker, submit
@@ -244,14 +244,14 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
 
 def _cancel_when_it_runs(registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    def write_after_a_cancel(planned: Any, out: Path, progress: Any) -> Any:
+    def write_after_a_cancel(planned: Any, out: Path, progress: Any, keep: Any) -> Any:
         registry.jobs.cancel(job.id)
 
         def slowly(stage: str, done: int, total: int) -> None:
             time.sleep(0.05)
             progress(stage, done, total)
 
-        return write_folder(planned, out, slowly)
+        return write_folder(planned, out, slowly, keep)
 
     monkeypatch.setattr("graftwork.merge.publish.write_folder", write_after_a_cancel)
 

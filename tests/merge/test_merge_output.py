@@ -31,10 +31,10 @@ from graftwork.errors import (
     OutputExists,
     StorageFull,
 )
-from graftwork.merge.folder import write_folder
+from graftwork.merge.models.sources import Source
+from graftwork.merge.output.folder import write_folder
 from graftwork.merge.plan import Plan, plan
 from graftwork.merge.run import merge
-from graftwork.merge.sources import Source
 from graftwork.settings import Settings
 
 GRAIN = 65_536

@@ -76,9 +76,11 @@ def test_the_digest_does_not_depend_on_how_the_recipe_is_written() -> None:
         (("beta: 0.5", "gamma: 0.5"), r"modifiers\[0\].lines"),
         (("shard_size: 2GB", "shard_size: big"), r"output.shard_size"),
         (("dtype: bfloat16", "dtype: int8"), r"at dtype"),
-        (("seed: 7", "slices: []"), "at slices: slices of layers is not supported yet"),
-        (("seed: 7", "tokenizer: {source: union}"), "at tokenizer: .* is not supported yet"),
-        (("seed: 7", "seed: 7\n---\na: 1"), "several documents"),
+        (("seed: 7", "slices: [{sources: []}]"), r"at slices\[0\].sources"),
+        (("seed: 7", "tokenizer: {source: union}"), "tokenizer_source and tokenizer say the same"),
+        (("seed: 7", "seed: 7\n---\na: 1"), "at merge_method.*: field required"),
+        (("seed: 7", "modules: {text: {}, vision: {}}"), "at modules: only the module 'default' is supported"),
+        (("seed: 7", "compat: other"), "at compat: .*'mergekit'"),
         (("seed: 7", "seed: ]"), "the YAML"),
     ],
 )
@@ -143,7 +145,7 @@ def test_a_gradient_goes_from_the_first_block_to_the_last(bench: Any) -> None:
     found = planned_parameters(bench, "ties", [{"weight": [0, 1, 0.5]}], {})
     weights = {name: method.weight[0] for name, method in found.items()}
     assert [weights[f"model.layers.{layer}.mlp.weight"] for layer in range(3)] == [0, 1, 0.5]
-    assert (weights["model.embed_tokens.weight"], weights["model.norm.weight"]) == (0, 0.5)
+    assert (weights["model.embed_tokens.weight"], weights["model.norm.weight"]) == (0, 0)
 
 
 def test_blocks_are_found_by_their_container() -> None:
@@ -162,8 +164,47 @@ def test_blocks_are_found_by_their_container() -> None:
         "visual.resblocks.11.ln.bias": (11, 12),
         "model.layers.0.w": (0, 1),
     }
-    assert depth_of("model.norm.weight", blocks) == 1.0
+    assert depth_of("model.layers.0.w", blocks) == 1.0
     assert depth_of("model.embed_tokens.weight", blocks) == 0.0
+
+
+def test_numbers_that_yaml_takes_for_text_and_single_filters_are_read(bench: Any) -> None:
+    recipe = load_recipe("{merge_method: linear, models: [{model: x}], parameters: {weight: 1e-3}}")
+    assert recipe.parameters == {"weight": "1e-3"}
+    found = planned_parameters(bench, "ties", [{"weight": {"filter": "mlp", "value": "1e-3"}}], {"density": ".5"})
+    assert found["model.layers.0.mlp.weight"].weight == (0.001,)
+    assert found["model.norm.weight"].weight == (1.0,)
+    assert found["model.norm.weight"].density == (0.5,)
+
+
+def test_compat_is_part_of_the_digest_and_reaches_methods_that_have_quirks(bench: Any) -> None:
+    paths, _ = bench.family(3)
+    recipes = [bench.recipe("model_stock", paths, **more) for more in ({}, {"compat": "mergekit"})]
+    assert digest(recipes[0]) != digest(recipes[1])
+    for recipe, expected in zip(recipes, (False, True), strict=True):
+        laid_out = plan(recipe, settings=Settings())
+        laid_out.close()
+        assert isinstance(laid_out, Plan)
+        assert {tensor.method.compat_ for tensor in laid_out.tensors} == {expected}
+    assert "compat_" not in find_method("model_stock").schema()["properties"]
+
+
+def test_a_base_that_is_not_among_the_models_joins_them_only_in_compat(bench: Any) -> None:
+    paths, (base, a) = bench.family(1)
+    name = "model.layers.0.mlp.weight"
+    alone = bench.merge(bench.recipe("linear", paths, parameters={"weight": 1}))
+    joined = bench.merge(bench.recipe("linear", paths, parameters={"weight": 1}, compat="mergekit"), "joined")
+    assert (alone[name] == a[name]).all()
+    assert abs(joined[name] - (base[name] + a[name]) / 2).max() < 1e-6
+
+
+def test_models_of_different_precision_give_the_one_that_holds_both(bench: Any) -> None:
+    paths = [bench.write(dtype, bench.random(1, dtype)) for dtype in ("BF16", "F16", "F32")]
+    for chosen, expected in (([0, 0], "BF16"), ([0, 1], "F32"), ([1, 2], "F32")):
+        laid_out = plan(bench.recipe("linear", [paths[place] for place in chosen], base=False), settings=Settings())
+        laid_out.close()
+        assert isinstance(laid_out, Plan)
+        assert {tensor.dtype for tensor in laid_out.tensors} == {expected}
 
 
 def test_an_unknown_method_is_named_with_the_closest() -> None:

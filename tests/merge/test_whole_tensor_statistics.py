@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from graftwork.kernels.ties_combine import KEEP_EQUAL
 from graftwork.merge.slices import Slice
-from graftwork.merge.statistics import (
+from graftwork.merge.statistics.magnitudes import (
     Cut,
     DotProducts,
     Extent,

@@ -1,0 +1,58 @@
+"""The YAML of recipes before it is checked: its documents, and mergekit's `modules` of a model that has one module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from graftwork.errors import InvalidRecipe
+
+ONLY_MODULE = "default"
+"""What mergekit calls the module of a model that has no others."""
+
+
+def parse_documents(text: str) -> list[Any]:
+    """The documents of a YAML text; one that is empty where there are none. Raises InvalidRecipe."""
+    try:
+        documents = list(yaml.safe_load_all(text))
+    except yaml.YAMLError as error:
+        raise InvalidRecipe(where="the YAML", reason=" ".join(str(error).split())) from None
+    return [document for document in documents if document is not None] or [None]
+
+
+def flatten_modules(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with its one module's models, slices and parameters at the top; the module's parameters come first.
+
+    Raises InvalidRecipe for the modules of a model that has several, such as a language and a vision tower.
+    """
+    flat = dict(raw)
+    modules = flat.pop("modules", None)
+    if modules is None:
+        return flat
+    if not isinstance(modules, Mapping) or list(modules) != [ONLY_MODULE] or not isinstance(modules[ONLY_MODULE], dict):
+        reason = f"only the module {ONLY_MODULE!r} is supported: models of several modules are not"
+        raise InvalidRecipe(where="modules", reason=reason)
+    module = dict(modules[ONLY_MODULE])
+    parameters = module.pop("parameters", None) or {}
+    for key, value in module.items():
+        if key not in ("models", "slices") or flat.get(key):
+            raise InvalidRecipe(where=f"modules.{ONLY_MODULE}.{key}", reason="expected models or slices, given once")
+        flat[key] = value
+    above = dict(flat.get("parameters") or {})
+    for name, value in parameters.items():
+        above[name] = _before(value, above[name]) if name in above else value
+    flat["parameters"] = above
+    return flat
+
+
+def _before(first: Any, second: Any) -> Any:
+    """A setting that is `first` where its filters apply, and `second` elsewhere."""
+    conditions = _conditions(first)
+    return first if conditions is None else [*conditions, *(_conditions(second) or [{"value": second}])]
+
+
+def _conditions(value: Any) -> list[Any] | None:
+    values = value if isinstance(value, list) else [value]
+    return list(values) if values and all(isinstance(item, Mapping) for item in values) else None

@@ -1,0 +1,108 @@
+"""DELLA's keep probabilities by rank, and their statistic: those of the rows that slices divide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftwork.kernels.rank_chances import rank_chances
+from graftwork.kernels.sparse_combine import Mask
+from graftwork.kernels.weighted_sum import weighted_sum
+from graftwork.merge.masking import Factors
+from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
+from graftwork.merge.streams import stream_keys
+
+Floats = NDArray[np.float32]
+CHUNK = GRAIN
+"""Elements of whole rows that are ranked together: they stay in the processor's cache until they are combined."""
+
+
+def row_width(shape: tuple[int, ...]) -> int:
+    """Elements of a row: the last dimension, so all of a vector."""
+    return max(1, shape[-1]) if shape else 1
+
+
+@dataclass(frozen=True, slots=True)
+class RowChances:
+    """Chances by the rank of a magnitude in its row, from `low` to `high` of each input; the same where those are one.
+
+    Rows that lie in one slice are ranked as they are combined. The others are collected in one pass and held, float32
+    for each of their elements and inputs, until their tensor is done: two rows a slice at most, or, for rows longer
+    than a slice, the tensor.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    scope: Scope = "tensor"
+
+    def measure(self, extent: Extent) -> Measuring[Mapping[int, list[Floats]]]:
+        """The chances of the divided rows by row: for each input float32 [width]."""
+        width = row_width(extent.shape)
+        rows: dict[int, list[Floats]] = {}
+        if extent.numel <= GRAIN or GRAIN % width == 0:
+            return rows
+        lock = Lock()
+
+        def collect(piece: Slice) -> None:
+            for row, begin, end in divided(piece, width):
+                with lock:
+                    if row not in rows:
+                        rows[row] = [np.empty(width, np.float32) for _ in range(extent.inputs)]
+                place = slice(piece.offset + begin - row * width, piece.offset + end - row * width)
+                for values, x in zip(rows[row], piece.inputs, strict=True):
+                    weighted_sum(values[place], (x[begin:end], piece.against_base()[begin:end]), (1.0, -1.0))
+
+        yield Pass(collect)
+        for values in rows.values():
+            for position, deltas in enumerate(values):
+                rank_chances(deltas, deltas.copy(), None, width, self.low[position], self.high[position])
+        return rows
+
+    def masks(
+        self, piece: Slice, measured: Mapping[int, list[Floats]], factors: Factors
+    ) -> Iterator[tuple[slice, list[Mask]]]:
+        """The slice in parts that follow one another, each with a mask for every input."""
+        width = row_width(piece.shape)
+        ends = {begin: (row, end) for row, begin, end in divided(piece, width)}
+        keys = stream_keys(piece)
+        begin = 0
+        while begin < piece.size:
+            if begin in ends:
+                row, end = ends[begin]
+                place = slice(piece.offset + begin - row * width, piece.offset + end - row * width)
+                chances = [values[place] for values in measured[row]]
+            else:
+                rows = min((piece.size - begin) // width, max(1, CHUNK // width))
+                end = begin + rows * width
+                chances = self._rank(piece, slice(begin, end), width)
+            yield (
+                slice(begin, end),
+                [
+                    Mask(chance=low if low == high else chance, key=key, factor=factor)
+                    for low, high, chance, key, factor in zip(self.low, self.high, chances, keys, factors, strict=True)
+                ],
+            )
+            begin = end
+
+    def _rank(self, piece: Slice, part: slice, width: int) -> list[Floats]:
+        chances = []
+        for x, low, high in zip(piece.inputs, self.low, self.high, strict=True):
+            chances.append(np.empty(part.stop - part.start, np.float32))
+            if low != high:
+                rank_chances(chances[-1], x[part], piece.against_base()[part], width, low, high)
+        return chances
+
+
+def divided(piece: Slice, width: int) -> Iterator[tuple[int, int, int]]:
+    """The rows of which only a part lies in the slice: the row, and begin and end of the part within the slice."""
+    first, last = piece.offset // width, (piece.offset + piece.size - 1) // width
+    for row in sorted({first, last}):
+        begin = max(0, row * width - piece.offset)
+        end = min(piece.size, (row + 1) * width - piece.offset)
+        if end - begin < width:
+            yield row, begin, end
