@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from graftwork import progress
 from graftwork.cli.render import console
 
@@ -18,6 +16,8 @@ def progress_bars() -> Iterator[progress.Progress]:
     if not screen.is_terminal:
         yield progress.silent
         return
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen, transient=True) as bars:
         tasks: dict[str, TaskID] = {}

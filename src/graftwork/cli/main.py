@@ -33,6 +33,8 @@ COMMANDS = {
     "export": Entry("exporting", "export", "Write a version's files to a folder."),
     "verify": Entry("exporting", "verify", "Hash a version's files again and compare."),
     "merge": Entry("merging", "merge", "Merge models as a recipe says."),
+    "sweep": Entry("sweeping", "sweep", "Search a grid of recipe parameters for the best merge."),
+    "extract": Entry("extracting", "extract", "Take what a fine-tune adds to its base: a task vector or a LoRA."),
     "methods": Entry("methods", "methods", "List the merge methods, or the parameters of one."),
     "jobs": Entry("jobs", "jobs", "List jobs, show one, or cancel it."),
     "serve": Entry("serving", "serve", "Serve the registry, merges and inference over HTTP."),

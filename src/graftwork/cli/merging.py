@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
 
-from graftwork.api.schemas.versions import VersionOut
 from graftwork.cli.bars import progress_bars
 from graftwork.cli.options import home_option, json_option, parse_bytes
 from graftwork.cli.render import console, count, print_json, say, size
 from graftwork.merge import run
 from graftwork.merge.plan import plan as plan_merge
 from graftwork.merge.recipe import Recipe, load_recipe
-from graftwork.registry.registry import Registry
 from graftwork.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from graftwork.registry.registry import Registry
 
 
 @click.command()
@@ -79,6 +80,8 @@ def _print_plan(recipe: Recipe, out: Path | None, settings: Settings, as_json: b
     if as_json:
         print_json(summary)
         return
+    from rich.table import Table
+
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
@@ -98,6 +101,9 @@ def _to_folder(recipe: Recipe, out: Path, settings: Settings, as_json: bool) -> 
 
 
 def _to_registry(recipe: Recipe, name: str | None, settings: Settings, as_json: bool) -> None:
+    from graftwork.api.schemas.versions import VersionOut
+    from graftwork.registry.registry import Registry
+
     with Registry.open(settings) as registry, progress_bars() as progress:
         version = run.merge(recipe, registry=registry, settings=settings, progress=progress, name=name)
     if as_json:
@@ -109,8 +115,11 @@ def _to_registry(recipe: Recipe, name: str | None, settings: Settings, as_json: 
 @contextmanager
 def _registry_for(recipe: Recipe, settings: Settings) -> Iterator[Registry | None]:
     """The registry, if there is one and the recipe names more than paths."""
-    named = [recipe.base_model, *(entry.model for entry in recipe.models)]
-    if settings.home.exists() and not all(Path(model).expanduser().exists() for model in named if model):
+    steps = {step.name for step in recipe.steps}
+    named = {name for part in (*recipe.steps, recipe) for name in part.references} - steps
+    if settings.home.exists() and not all(Path(model).expanduser().exists() for model in named):
+        from graftwork.registry.registry import Registry
+
         with Registry.open(settings) as registry:
             yield registry
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import click
 from rich.text import Text
@@ -11,22 +10,25 @@ from rich.text import Text
 from graftwork.api.schemas.methods import MethodOut
 from graftwork.cli.options import json_option
 from graftwork.cli.render import console, print_json, say, show_table, table
+from graftwork.merge.document import accepts, document
 from graftwork.merge.method import find_method
 from graftwork.merge.method import methods as all_methods
-
-BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--markdown", is_flag=True, help="Print the page about all methods, docs/methods.md.")
 @json_option
-def methods(name: str | None, as_json: bool) -> None:
+def methods(name: str | None, markdown: bool, as_json: bool) -> None:
     """List the merge methods, or the parameters of one.
 
     \b
     Example:
         graft methods ties
     """
+    if markdown:
+        click.echo(document(), nl=False)
+        return
     if name is not None:
         method = MethodOut.of(find_method(name))
         print_json(method) if as_json else _show_one(method)
@@ -63,15 +65,3 @@ def _models(method: MethodOut) -> str:
     if method.max_models == method.min_models:
         return str(method.min_models)
     return f"{method.min_models} to {method.max_models}"
-
-
-def accepts(schema: dict[str, Any]) -> str:
-    """A JSON schema in a few words: `number, above 0, at most 1`."""
-    if "enum" in schema:
-        return " or ".join(json.dumps(value) for value in schema["enum"])
-    if "const" in schema:
-        return json.dumps(schema["const"])
-    if "anyOf" in schema:
-        return " or ".join(accepts(option) for option in schema["anyOf"])
-    bounds = [f"{words} {schema[key]:g}" for key, words in BOUNDS.items() if key in schema]
-    return ", ".join([schema.get("type", "anything"), *bounds])

@@ -1,0 +1,133 @@
+"""`graft extract`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from graftwork.api.schemas.versions import VersionOut
+from graftwork.cli.bars import progress_bars
+from graftwork.cli.options import home_option, json_option, parse_bytes
+from graftwork.cli.render import count, print_json, say, show_table, size, table
+from graftwork.merge.extract import extract as extraction
+from graftwork.merge.extract.extraction import DELTA_DTYPES
+from graftwork.registry.refs import Name
+from graftwork.registry.registry import Registry
+from graftwork.settings import Settings, load_settings
+
+LISTED = 12
+
+
+@click.command()
+@click.argument("model")
+@click.argument("out_dir", type=click.Path(path_type=Path), required=False)
+@click.option("--base", required=True, help="The model it was fine-tuned from.")
+@click.option("--rank", type=click.IntRange(1), metavar="K", help="Make a LoRA of this rank, by SVD of each layer.")
+@click.option("--delta", "dense", is_flag=True, help="Make a dense task vector [default].")
+@click.option("--dtype", type=click.Choice(list(DELTA_DTYPES)), default="float32", help="Of a dense task vector.")
+@click.option("--strict", is_flag=True, help="Refuse a LoRA where something changed that it cannot hold.")
+@click.option("--name", help="NAMESPACE/NAME to register the result under.")
+@click.option("--alias", "aliases", multiple=True, help="Point this alias at the result; may be repeated.")
+@click.option("--memory", callback=parse_bytes, metavar="SIZE", help="What it may hold in buffers, such as 256MB.")
+@home_option
+@json_option
+def extract(
+    model: str,
+    out_dir: Path | None,
+    base: str,
+    rank: int | None,
+    dense: bool,
+    dtype: str,
+    strict: bool,
+    name: str | None,
+    aliases: tuple[str, ...],
+    memory: int | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Take what a fine-tune adds to its base: a task vector or a LoRA.
+
+    MODEL and --base are folders, registry references or hf:ORG/NAME. The result is the folder OUT_DIR, or with --name
+    a version of the registry. Tensors that changed and that a LoRA cannot hold are listed.
+
+    \b
+    Example:
+        graft extract ./support-ft --base acme/llama --rank 16 --name acme/support-lora
+    """
+    if (out_dir is None) == (name is None):
+        raise click.UsageError("Name either OUT_DIR or --name.")
+    if aliases and name is None:
+        raise click.UsageError("--alias is for a result that is registered: use --name.")
+    if dense and rank is not None:
+        raise click.UsageError("--delta and --rank exclude each other.")
+    if rank is not None and dtype != "float32":
+        raise click.UsageError("--dtype is for a dense task vector; a LoRA is stored in float32.")
+    settings = load_settings(home=home, memory=memory)
+    if name is not None:
+        with Registry.open(settings) as registry, progress_bars() as progress:
+            version, report = extraction.extract_version(
+                model,
+                base,
+                Name.parse(name),
+                registry=registry,
+                settings=settings,
+                rank=rank,
+                dtype=dtype,
+                strict=strict,
+                aliases=aliases,
+                progress=progress,
+            )
+        result = VersionOut.of(version)
+        _tell(report, rank, as_json, result.model_dump(mode="json"))
+        if not as_json:
+            say(f"{version.ref} ({version.kind.replace('_', ' ')}, {size(version.size)}) {version.digest[:12]}")
+    elif out_dir is not None:
+        report = _to_folder(model, base, out_dir, settings, rank, dtype, strict)
+        sizes = [file.stat().st_size for file in out_dir.rglob("*") if file.is_file()]
+        _tell(report, rank, as_json, {"folder": str(out_dir), "files": len(sizes), "size": sum(sizes)})
+        if not as_json:
+            say(f"{out_dir} is ready: {count(len(sizes), 'file')}, {size(sum(sizes))}.")
+
+
+def _to_folder(
+    model: str, base: str, out: Path, settings: Settings, rank: int | None, dtype: str, strict: bool
+) -> extraction.Report:
+    with progress_bars() as progress:
+        if settings.home.exists() and not all(Path(side).expanduser().exists() for side in (model, base)):
+            with Registry.open(settings) as registry:
+                return extraction.extract(
+                    model,
+                    base,
+                    out=out,
+                    settings=settings,
+                    rank=rank,
+                    dtype=dtype,
+                    strict=strict,
+                    registry=registry,
+                    progress=progress,
+                )
+        return extraction.extract(
+            model, base, out=out, settings=settings, rank=rank, dtype=dtype, strict=strict, progress=progress
+        )
+
+
+def _tell(report: extraction.Report, rank: int | None, as_json: bool, result: dict[str, object]) -> None:
+    """The energy kept by each layer, the worst first, and what was left out."""
+    if as_json:
+        print_json({**result, **({} if rank is None else {"extraction": report.as_json()})})
+        return
+    if rank is None:
+        return
+    grid = table("layer", "rank", "norm", "energy kept", right=("rank", "norm", "energy kept"))
+    worst = sorted(report.modules.items(), key=lambda entry: entry[1]["energy"])
+    for module, found in worst[:LISTED]:
+        grid.add_row(Text(module, style="bold"), str(found["rank"]), f"{found['norm']:.4g}", f"{found['energy']:.2%}")
+    show_table(grid)
+    if len(worst) > LISTED:
+        say(Text(f"and {len(worst) - LISTED} layers more, each of which keeps at least as much.", style="dim"))
+    say(f"{report.energy:.2%} of the squared norm of the whole change is kept.")
+    if report.left:
+        names = ", ".join(list(report.left)[:LISTED]) + (", ..." if len(report.left) > LISTED else "")
+        say(Text(f"Not part of it, though they changed: {names}.", style="yellow"))
