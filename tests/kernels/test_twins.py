@@ -97,8 +97,15 @@ def test_a_kernel_folder_is_complete(name: str) -> None:
     assert hasattr(native_module(), name)
 
 
-def test_the_merge_and_lora_kernels_have_a_triton_twin() -> None:
+def test_the_hot_loops_have_a_triton_twin() -> None:
+    combine = {
+        "weighted_sum",
+        "axis_weighted_sum",
+        "ties_combine",
+        "sparse_combine",
+        "consensus_combine",
+        "ram_combine",
+    }
+    others = {"magnitude_histogram", "nearswap", "philox", "lora_shrink", "lora_expand"}
     fused = {name for name, kernel in KERNELS.items() if kernel.has_fused}
-    masks = {"philox", "sparse_combine", "consensus_combine", "nearswap"}
-    expected = {"weighted_sum", "magnitude_histogram", "ties_combine", "lora_shrink", "lora_expand"} | masks
-    assert fused >= (expected if HAS_TRITON else set())
+    assert fused == (combine | others if HAS_TRITON else set())

@@ -15,10 +15,10 @@ from graftwork.merge.methods.model_stock import ModelStock
 from graftwork.merge.methods.multislerp import Multislerp
 from graftwork.merge.methods.nuslerp import Nuslerp
 from graftwork.merge.methods.slerp import Slerp
-from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.slices import GRAIN
 from graftwork.merge.sphere import arc
 from graftwork.merge.statistics.inner_products import GridProducts, PairwiseSum, VectorProducts
-from graftwork.merge.statistics.magnitudes import Extent
+from graftwork.testing.measuring import measured
 
 Doubles = NDArray[np.float64]
 Tensors = dict[str, NDArray[Any]]
@@ -64,22 +64,6 @@ def vectors(count: int, size: int = 40, seed: int = 0) -> list[Doubles]:
 
 def applied(coefficients: Sequence[float], inputs: Sequence[Doubles]) -> Doubles:
     return np.asarray(sum(c * x for c, x in zip(coefficients, inputs, strict=True)))
-
-
-def measured(statistic: Any, shape: tuple[int, ...], inputs: list[Any], base: Any = None, length: int = GRAIN) -> Any:
-    """Drive a statistic over slices, the last one first."""
-    flat = [np.ravel(x) for x in inputs]
-    origin = None if base is None else np.ravel(base)
-    measuring = statistic.measure(Extent(flat[0].size, len(flat), shape))
-    while True:
-        try:
-            visit = next(measuring)
-        except StopIteration as finished:
-            return finished.value
-        for start in reversed(range(0, flat[0].size, length)):
-            stop = start + length
-            own = None if origin is None else origin[start:stop]
-            visit.observe(Slice("w", start, own, tuple(x[start:stop] for x in flat), 0, shape))
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])

@@ -16,27 +16,11 @@ from graftwork.errors import InvalidRecipe
 from graftwork.merge.plan import plan
 from graftwork.merge.slices import GRAIN, Slice
 from graftwork.merge.statistics.importance import FusionImportance
-from graftwork.merge.statistics.magnitudes import Extent
 from graftwork.settings import Settings
+from graftwork.testing.measuring import measured
 
 Doubles = NDArray[np.float64]
 Close = Callable[..., None]
-
-
-def measured(statistic: Any, shape: tuple[int, ...], inputs: list[Any], base: Any = None, length: int = GRAIN) -> Any:
-    """Drive a statistic over slices, the last one first."""
-    flat = [np.ravel(x) for x in inputs]
-    origin = None if base is None else np.ravel(base)
-    measuring = statistic.measure(Extent(flat[0].size, len(flat), shape))
-    while True:
-        try:
-            visit = next(measuring)
-        except StopIteration as finished:
-            return finished.value
-        for start in reversed(range(0, flat[0].size, length)):
-            stop = start + length
-            own = None if origin is None else origin[start:stop]
-            visit.observe(Slice("w", start, own, tuple(x[start:stop] for x in flat), 0, shape))
 
 
 def fusion(x: Doubles, base: Doubles) -> tuple[Doubles, float]:
