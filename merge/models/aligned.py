@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.kernels.dtypes import numpy_dtype
-from graftwork.merge.models.readers import Reader
-from graftwork.merge.models.sources import Origin, Stamp
+from graftwork.merge.models.readers import Overlay, Reader
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located
 
 Vector = NDArray[np.float32]
@@ -47,7 +46,7 @@ class Rows:
 
 
 @dataclass(slots=True)
-class AlignedModel:
+class AlignedModel(Overlay):
     """A reader of `inner` whose `tensors` are float32 and have a row for each token of the output."""
 
     inner: Reader
@@ -56,21 +55,6 @@ class AlignedModel:
     layout: CheckpointLayout
     _means: dict[str, Vector] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
-
-    @property
-    def origin(self) -> Origin:
-        """Which model it is."""
-        return self.inner.origin
-
-    @property
-    def label(self) -> str:
-        """What the recipe calls the model."""
-        return self.inner.label
-
-    @property
-    def stamps(self) -> Mapping[str, Stamp]:
-        """Those of the model."""
-        return self.inner.stamps
 
     def read(self, tensor: Located, start: int, into: memoryview) -> None:
         """Fill `into` from the tensor's byte `start` on."""
@@ -92,14 +76,6 @@ class AlignedModel:
             else:
                 target[:] = self._vector(name, row, columns)[column : column + length]
             place += length
-
-    def check_unchanged(self) -> None:
-        """Raise InputChanged if a file changed."""
-        self.inner.check_unchanged()
-
-    def close(self) -> None:
-        """Close the model's files."""
-        self.inner.close()
 
     def _run(self, row: int, end: int) -> int:
         """How many rows from `row` on, and before `end`, follow each other in the model too."""

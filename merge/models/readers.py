@@ -49,6 +49,36 @@ class View(Reader, Protocol):
         """What it reads from."""
 
 
+class Overlay:
+    """What a view leaves as it is in the reader beneath it."""
+
+    __slots__ = ()
+    inner: Reader
+
+    @property
+    def origin(self) -> Origin:
+        """Which model it is."""
+        return self.inner.origin
+
+    @property
+    def label(self) -> str:
+        """What the recipe calls the model."""
+        return self.inner.label
+
+    @property
+    def stamps(self) -> Mapping[str, Stamp]:
+        """What tells that a file of the layout was changed."""
+        return self.inner.stamps
+
+    def check_unchanged(self) -> None:
+        """Raise InputChanged if a file is not what it was when the merge was planned."""
+        self.inner.check_unchanged()
+
+    def close(self) -> None:
+        """Close what reading opened."""
+        self.inner.close()
+
+
 def stored_dtype(reader: Reader, tensor: str) -> str:
     """The dtype of a tensor in the model's file, below any views."""
     while (inner := getattr(reader, "inner", None)) is not None:

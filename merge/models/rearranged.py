@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from graftwork.errors import InvalidRecipe, InvalidSetting
 from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.merge.inputs import Inputs
-from graftwork.merge.models.readers import Reader
-from graftwork.merge.models.sources import Origin, Stamp
+from graftwork.merge.models.readers import Overlay, Reader
 from graftwork.merge.permute.architectures import architecture_of, groups_of
 from graftwork.merge.permute.matching import Matched, Matching
 from graftwork.merge.permute.permutation import Group, Member, Order
@@ -36,7 +35,7 @@ class Places:
 
 
 @dataclass(slots=True)
-class RearrangedModel:
+class RearrangedModel(Overlay):
     """A reader of `inner` with its units in the order of the reference, as they are read.
 
     apart:   for each group the number of units that are not averaged (PLeaS); the places are then those of the averaged
@@ -53,21 +52,6 @@ class RearrangedModel:
     changes: Mapping[str, int]
     """What the units apart change in config.json."""
     _places: dict[str, dict[int, Places]] = field(default_factory=dict)
-
-    @property
-    def origin(self) -> Origin:
-        """Which model it is."""
-        return self.inner.origin
-
-    @property
-    def label(self) -> str:
-        """What the recipe calls the model."""
-        return self.inner.label
-
-    @property
-    def stamps(self) -> Mapping[str, Stamp]:
-        """Those of the model."""
-        return self.inner.stamps
 
     def read(self, tensor: Located, start: int, into: memoryview) -> None:
         """Fill `into` from the tensor's byte `start` on: whole rows are read, each where it lies."""
@@ -96,14 +80,6 @@ class RearrangedModel:
                 part = piece[column : column + count]
                 out[done : done + count] = part + part if double else part
             done += count
-
-    def check_unchanged(self) -> None:
-        """Raise InputChanged if a file changed."""
-        self.inner.check_unchanged()
-
-    def close(self) -> None:
-        """Close what reading opened."""
-        self.inner.close()
 
     def _places_of(self, tensor: str) -> dict[int, Places]:
         """By axis; units apart that the model itself makes are doubled, since they are halved when averaged."""
