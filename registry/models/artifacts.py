@@ -1,55 +1,26 @@
-"""The tables of the registry. SQLite and PostgreSQL hold the same schema.
-
-Times are seconds since 1970 on the database's clock. Digests are lower-case hexadecimal SHA-256.
-"""
+"""What there is: artifacts, their immutable versions, and the bytes of these."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     Boolean,
     Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
-    Integer,
     LargeBinary,
-    MetaData,
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-SCHEMA_REVISION = "0001"
-"""The newest migration. An opened registry is brought to it."""
-
-QUEUED = text("state = 'queued'")
-RUNNING = text("state = 'running'")
-LIVE = text("state IN ('queued', 'running')")
-
-Key = BigInteger().with_variant(Integer, "sqlite")
-
-
-class Table(DeclarativeBase):
-    """What every table has: constraints named the same way on every database."""
-
-    metadata = MetaData(
-        naming_convention={
-            "pk": "pk_%(table_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it from the class)
-        dict[str, Any]: JSON,
-        float: Double,
-    }
+from graftwork.registry.models.table import Key, Table
 
 
 class ArtifactRow(Table):
@@ -62,6 +33,7 @@ class ArtifactRow(Table):
     namespace: Mapped[str] = mapped_column(String(96))
     name: Mapped[str] = mapped_column(String(96))
     kind: Mapped[str] = mapped_column(String(32), index=True)
+    private: Mapped[bool] = mapped_column(Boolean, server_default=false())
     created_at: Mapped[float]
 
 
@@ -84,13 +56,19 @@ class VersionRow(Table):
 
 
 class BlobRow(Table):
-    """Bytes in the blob store that a version refers to."""
+    """Bytes in the blob store that a version refers to, or did until garbage was collected.
+
+    Nobody refers to a condemned blob. `generation` counts how often these bytes came back after they were deleted; it
+    is part of their place in the store, so that a late deletion never meets a fresh copy.
+    """
 
     __tablename__ = "blobs"
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     size: Mapped[int] = mapped_column(BigInteger)
+    generation: Mapped[int] = mapped_column(server_default=text("0"))
+    condemned_at: Mapped[float | None] = mapped_column(Double, index=True)
     created_at: Mapped[float]
 
 
@@ -164,53 +142,29 @@ class EdgeRow(Table):
     weight: Mapped[float | None]
 
 
-class ScheduleRow(Table):
-    """A job to enqueue again and again; `next_at` moves by compare-and-set, so one process wins a tick."""
+class TagRow(Table):
+    """A word that artifacts are found by."""
 
-    __tablename__ = "schedules"
+    __tablename__ = "tags"
 
-    id: Mapped[int] = mapped_column(Key, primary_key=True)
-    name: Mapped[str] = mapped_column(String(193), unique=True)
-    cron: Mapped[str] = mapped_column(String(128))
-    kind: Mapped[str] = mapped_column(String(32))
-    payload: Mapped[dict[str, Any]]
-    enabled: Mapped[bool] = mapped_column(Boolean)
-    next_at: Mapped[float]
-    created_at: Mapped[float]
+    artifact_id: Mapped[int] = mapped_column(ForeignKey("artifacts.id"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(96), primary_key=True, index=True)
 
 
-class JobRow(Table):
-    """Work held by lease. `fence` grows with every claim, so that a worker that lost its lease cannot write."""
+class MarkRow(Table):
+    """What was decided about a version after it was made: `quarantined` or `tombstoned`.
 
-    __tablename__ = "jobs"
-    __table_args__ = (
-        UniqueConstraint("schedule_id", "fire_at"),
-        Index("ix_jobs_queued", "priority", "run_at", "id", sqlite_where=QUEUED, postgresql_where=QUEUED),
-        Index("ix_jobs_running", "lease_expires_at", sqlite_where=RUNNING, postgresql_where=RUNNING),
-        Index("ix_jobs_live_key", "key", unique=True, sqlite_where=LIVE, postgresql_where=LIVE),
-    )
+    `cause_id` is the version whose own mark spread to this one; null where the mark was set by hand.
+    """
 
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(32))
-    payload: Mapped[dict[str, Any]]
-    key: Mapped[str | None] = mapped_column(String(128))
-    priority: Mapped[int]
-    state: Mapped[str] = mapped_column(String(16))
-    run_at: Mapped[float]
-    attempt: Mapped[int]
-    max_attempts: Mapped[int]
-    lease_owner: Mapped[str | None] = mapped_column(String(128))
-    lease_expires_at: Mapped[float | None]
-    fence: Mapped[int]
-    cancel_requested: Mapped[bool] = mapped_column(Boolean)
-    progress: Mapped[float]
-    result: Mapped[dict[str, Any] | None]
-    error_code: Mapped[str | None] = mapped_column(String(64))
-    error_message: Mapped[str | None] = mapped_column(Text)
-    schedule_id: Mapped[int | None] = mapped_column(ForeignKey("schedules.id"))
-    fire_at: Mapped[float | None]
-    created_at: Mapped[float] = mapped_column(Double, index=True)
-    finished_at: Mapped[float | None]
+    __tablename__ = "marks"
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    mark: Mapped[str] = mapped_column(String(16), primary_key=True)
+    cause_id: Mapped[int | None] = mapped_column(ForeignKey("versions.id"), index=True)
+    actor: Mapped[str] = mapped_column(String(256))
+    reason: Mapped[str] = mapped_column(Text)
+    marked_at: Mapped[float]
 
 
 class EvaluationRow(Table):
@@ -221,7 +175,9 @@ class EvaluationRow(Table):
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), index=True)
     dataset: Mapped[str] = mapped_column(String(193))
+    dataset_digest: Mapped[str | None] = mapped_column(String(64))
     metric: Mapped[str] = mapped_column(String(96))
     value: Mapped[float]
+    job_id: Mapped[str | None] = mapped_column(String(32))
     details: Mapped[dict[str, Any]]
     created_at: Mapped[float]
