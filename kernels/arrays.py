@@ -17,9 +17,13 @@ else:
     Array: TypeAlias = object
 
 
+_PLAIN = {int, float, bool, str, tuple, list, type(None)}
+"""What the arguments of kernels are besides arrays."""
+
+
 def is_array(value: object) -> TypeGuard[Array]:
     """Whether `value` is a numpy array or a torch tensor."""
-    return isinstance(value, np.ndarray) or hasattr(value, "data_ptr")
+    return isinstance(value, np.ndarray) or (type(value) not in _PLAIN and hasattr(value, "data_ptr"))
 
 
 def arrays_in(values: Sequence[object]) -> Iterator[Array]:

@@ -1,7 +1,9 @@
 // graftwork.kernels._native: the native twins, called with addresses that Python has checked, without the GIL.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "lora_plan.h"
 #include "native.h"
 
 namespace py = pybind11;
@@ -10,11 +12,19 @@ PYBIND11_MODULE(_native, m) {
     using namespace graftwork;
     using NoGil = py::call_guard<py::gil_scoped_release>;
 
-    py::class_<Array>(m, "Array").def(
-        py::init<std::uintptr_t, const std::string&, std::vector<std::int64_t>>(),
-        py::arg("address"),
-        py::arg("dtype"),
-        py::arg("shape"));
+    py::class_<Array>(m, "Array")
+        .def(
+            py::init<std::uintptr_t, const std::string&, std::vector<std::int64_t>>(),
+            py::arg("address"),
+            py::arg("dtype"),
+            py::arg("shape"))
+        .def(
+            py::init([](const py::array& array, const std::string& dtype) {
+                const std::vector<std::int64_t> shape(array.shape(), array.shape() + array.ndim());
+                return Array(reinterpret_cast<std::uintptr_t>(array.data()), dtype, shape);
+            }),
+            py::arg("array"),
+            py::arg("dtype"));
 
     m.def("weighted_sum", &weighted_sum, NoGil());
     m.def("magnitude_histogram", &magnitude_histogram, NoGil());
@@ -34,7 +44,23 @@ PYBIND11_MODULE(_native, m) {
     m.def("rank_chances", &rank_chances, NoGil());
     m.def("sparse_combine", &sparse_combine, NoGil());
     m.def("variance", &variance, NoGil());
+    m.def("linear", &linear, NoGil());
+    m.def("has_fast_linear", &has_fast_linear);
     m.def("lora_shrink", &lora_shrink, NoGil());
     m.def("lora_expand", &lora_expand, NoGil());
+    m.def("paged_attention", &paged_attention, NoGil());
+    py::class_<LoraRows>(m, "LoraRows").def(py::init<const std::vector<std::int32_t>&>(), py::arg("slots"));
+    py::class_<LoraLayer>(m, "LoraLayer")
+        .def(
+            py::init([](const Array& a, const Array& b, std::vector<std::int32_t> start, std::vector<std::int32_t> rank,
+                        std::int64_t column) { return LoraLayer{a, b, std::move(start), std::move(rank), column}; }),
+            py::arg("a"),
+            py::arg("b"),
+            py::arg("start"),
+            py::arg("rank"),
+            py::arg("column"));
+    py::class_<LoraPlan>(m, "LoraPlan")
+        .def(py::init<std::vector<LoraLayer>>(), py::arg("layers"))
+        .def("add", &LoraPlan::add, NoGil(), py::arg("rows"), py::arg("x"), py::arg("y"), py::arg("stride"));
     m.def("set_threads", &set_threads);
 }

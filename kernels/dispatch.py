@@ -22,6 +22,8 @@ from functools import cache, cached_property, update_wrapper
 from types import ModuleType
 from typing import Any, Generic, ParamSpec, TypeVar
 
+import numpy as np
+
 from graftwork.kernels.arrays import Array, address, arrays_in, as_tensor, device, is_contiguous, with_arrays
 from graftwork.kernels.dtypes import safetensors_name
 from graftwork.settings import Settings, load_settings
@@ -70,16 +72,19 @@ class Kernel(Generic[P, R]):
         forced_twin = _forced.get()
         if forced_twin is not None:
             return forced_twin
-        return next(twin for twin in TWINS if self.refusal(twin, *args) is None)
+        arrays = list(arrays_in(args))
+        return next(twin for twin in TWINS if self._refusal(twin, arrays) is None)
 
     def refusal(self, twin: str, *args: object) -> str | None:
         """Why `twin` does not take these arguments; None when it does."""
+        return self._refusal(twin, list(arrays_in(args)))
+
+    def _refusal(self, twin: str, arrays: list[Array]) -> str | None:
         if twin == "reference":
             return None
         allowed = _settings().kernels
         if allowed == "reference" or (allowed == "native" and twin == "fused"):
             return f"the setting kernels is {allowed!r}"
-        arrays = list(arrays_in(args))
         refusal = self._fused_refusal(arrays) if twin == "fused" else self._native_refusal(arrays)
         if refusal is None and not all(map(is_contiguous, arrays)):
             return "an array is not contiguous"
@@ -117,6 +122,8 @@ class Kernel(Generic[P, R]):
         function = getattr(module, self.name)
 
         def view(array: Array) -> Any:
+            if isinstance(array, np.ndarray):  # whose address takes longer to ask for here than there
+                return module.Array(array, safetensors_name(array.dtype))
             return module.Array(address(array), safetensors_name(array.dtype), array.shape)
 
         return lambda *args: function(*with_arrays(args, view))

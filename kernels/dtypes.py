@@ -6,6 +6,7 @@ asked for.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -37,6 +38,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 _ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
+@cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype called `name` in safetensors; the ones that numpy lacks come from ml_dtypes.
 
@@ -54,6 +56,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+@cache
 def safetensors_name(dtype: np.dtype[Any] | torch.dtype) -> str:
     """What safetensors calls a numpy or a torch dtype. Raises ValueError for one it cannot hold."""
     framework = dtype.name if isinstance(dtype, np.dtype) else str(dtype).removeprefix("torch.")

@@ -25,8 +25,8 @@ void magnitudes_between(
     const Array& values,
     const Array& x,
     const OptionalArray& base,
-    std::int32_t low,
-    std::int32_t high);
+    const std::vector<std::int32_t>& lows,
+    const std::vector<std::int32_t>& highs);
 
 std::int64_t nth_equal(const Array& x, const OptionalArray& base, std::int32_t bits, std::int64_t n);
 
@@ -120,13 +120,28 @@ void row_gram(
     std::int64_t offset,
     const OptionalArray& base);
 
+void linear(const Array& y, const Array& x, const Array& w, const OptionalArray& bias);
+
+// Whether this processor multiplies matrices of a safetensors dtype at its full speed in `linear`.
+bool has_fast_linear(const std::string& dtype);
+
 void lora_shrink(
     const Array& h, const Array& x, const Array& a, const Array& start, const Array& rank, const Array& slot);
 
 void lora_expand(
     const Array& y, const Array& h, const Array& b, const Array& start, const Array& rank, const Array& slot);
 
-// Threads that one large call of lora_shrink or lora_expand may use; every other twin runs on its caller's.
+void paged_attention(
+    const Array& out,
+    const Array& q,
+    const Array& keys,
+    const Array& values,
+    const Array& pages,
+    const Array& lengths,
+    float scale,
+    std::int64_t window);
+
+// Threads that one large call of lora_shrink, lora_expand or paged_attention may use; every other twin runs on its caller's.
 void set_threads(int threads);
 
 // Throws std::invalid_argument unless every per-input list has one item an input.

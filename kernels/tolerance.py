@@ -28,8 +28,10 @@ DOUBLE_SUMS = Tolerance(1e-12, 1e-18)
 """Kernels that add in float64."""
 
 TOLERANCES: dict[str, Tolerance | dict[str, Tolerance]] = {
+    "linear": SUMS,
     "lora_shrink": SUMS["F32"],
     "lora_expand": SUMS,
+    "paged_attention": SUMS,
     "gram": DOUBLE_SUMS,
     "abs_sum": DOUBLE_SUMS,
     "row_gram": DOUBLE_SUMS,

@@ -108,4 +108,4 @@ def operand_bytes(tensor: TensorPlan) -> int:
 
 def _slice(tensor: TensorPlan, offset: int, arrays: tuple[Array, ...], plan: Plan) -> Slice:
     base, inputs = (None, arrays) if tensor.base is None else (arrays[0], arrays[1:])
-    return Slice(tensor.name, offset, base, inputs, plan.recipe.seed, tensor.shape)
+    return Slice(tensor.stream, offset, base, inputs, plan.recipe.seed, tensor.shape)

@@ -73,6 +73,11 @@ class MatchedNorms:
             1.0 if min(before, after) < SMALLEST_NORM else float(before / after) for before, after in totals
         )
 
+    @staticmethod
+    def element_bytes(inputs: int) -> int:
+        """Each model's difference before and after the draw, and zeros."""
+        return 4 * (2 * inputs + 1)
+
     def _sides(self, piece: Slice, measured: Any) -> list[tuple[Array, Array]]:
         """Each model's differences before and after the draw."""
         zeros = np.zeros(piece.size, np.float32)

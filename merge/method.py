@@ -52,9 +52,11 @@ class Elementwise(Protocol):
 
     `__post_init__` raises ValueError, with the end of a sentence, for parameters that contradict each other.
 
-    Three more things a class may say: `needs_base = True` (a recipe must name a base, though it works on weights),
+    Four more things a class may say: `needs_base = True` (a recipe must name a base, though it works on weights),
     `takes_base = True` (a base is used where a recipe names one, and is no model then), and `quirks = True` beside a
-    field `compat_: bool = False`, which is no parameter: it is set by a recipe with `compat: mergekit`.
+    field `compat_: bool = False`, which is no parameter: it is set by a recipe with `compat: mergekit`;
+    and `element_bytes(inputs)`, the memory that an element of a slice takes while it is combined. A statistic may have
+    the last, too.
     """
 
     models: ClassVar[tuple[int, int | None]]
@@ -65,6 +67,11 @@ class Elementwise(Protocol):
 
     def combine(self, out: Array, piece: Slice, measured: Any, scale: float) -> None:
         """Write the merged slice to `out`; in the delta space the merged delta is multiplied by `scale` first."""
+
+
+def scratch_bytes(part: object, inputs: int) -> int:
+    """What a method or a statistic says an element of a slice takes besides what it is read into and written to."""
+    return int(part.element_bytes(inputs)) if hasattr(part, "element_bytes") else 0
 
 
 class Parameter:

@@ -11,7 +11,7 @@ from graftwork.errors import InvalidRecipe, InvalidSetting
 from graftwork.merge.inputs import Inputs, find_inputs
 from graftwork.merge.local_files import refuse_local_files
 from graftwork.merge.lora.adapter_plan import AdapterPlan, of_adapters, plan_adapters
-from graftwork.merge.method import Method, find_method
+from graftwork.merge.method import Method, find_method, scratch_bytes
 from graftwork.merge.models.readers import Reader, files_beneath
 from graftwork.merge.models.sources import Finder, Origin
 from graftwork.merge.models.task_vector import with_task_vectors
@@ -207,7 +207,8 @@ def _check_model_statistics(tensors: Sequence[TensorPlan]) -> None:
 
 
 def _element_bytes(tensor: TensorPlan, lines: Lines | None, sources: Sequence[Reader]) -> int:
-    """Buffers for one element: every operand as stored, the output, and for measuring the merged delta its float32s.
+    """Buffers for one element: every operand as stored, the output, what the method and its statistic compute in, and
+    for measuring the merged delta its float32s.
 
     A view computes in buffers of its own: what it read, and what it adds.
     """
@@ -216,7 +217,8 @@ def _element_bytes(tensor: TensorPlan, lines: Lines | None, sources: Sequence[Re
     stored = sum(DTYPE_BYTES[operand.dtype] for operand in tensor.operands) + DTYPE_BYTES[tensor.dtype]
     computed = sum(8 for operand in tensor.operands if not files_beneath(sources[operand.source]))
     deltas = 4 * (len(tensor.inputs) + 2) if lines is not None and lines.alpha is None else 0
-    return stored + computed + deltas
+    scratch = max(scratch_bytes(part, len(tensor.inputs)) for part in (tensor.method, tensor.statistic))
+    return stored + computed + deltas + scratch
 
 
 def _share_memory(settings: Settings, element_bytes: int) -> tuple[int, int]:

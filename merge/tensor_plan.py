@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from graftwork.merge.compatibility import FLOATS, check_precision, check_same_model, check_same_tensor, promoted
 from graftwork.merge.inputs import Inputs
-from graftwork.merge.layers import Block
+from graftwork.merge.layers import HEAD, Block
 from graftwork.merge.models.adapted import adapt
 from graftwork.merge.models.readers import Reader, stored_dtype
 from graftwork.merge.models.sources import Finder, Origin, open_source
 from graftwork.merge.recipe import DTYPES, Recipe
 from graftwork.merge.stack import Slot, lay_out
 from graftwork.merge.statistics.magnitudes import Statistic
-from graftwork.merge.tokens.tokenizer import TokenizerPlan, align_readers
+from graftwork.merge.tokens.tokenizer import INPUT_EMBEDDING, TokenizerPlan, align_readers
 from graftwork.registry.formats.checkpoint import Located
 
 
@@ -43,6 +43,8 @@ class TensorPlan:
     inputs: tuple[Operand, ...]
     method: Any
     block: Block | None
+    stream: str
+    """Whose random numbers it draws: its own name, or that of the embedding which a head is tied to."""
 
     @property
     def numel(self) -> int:
@@ -96,15 +98,41 @@ def plan_tensors(
         check_same_model(sources[0], other, depth=not recipe.slices)
     out_dtype = recipe.out_dtype or recipe.dtype
     slots = lay_out(inputs, [[sources[place] for place in part] for part in roles])
+    embeddings = _embeddings_of_tied_heads(slots, sources[0])
     return tuple(
-        _plan_tensor(slot, DTYPES[out_dtype] if out_dtype else None, inputs, sources, roles[slot.section])
+        _plan_tensor(
+            slot,
+            embeddings.get(slot.name, slot),
+            DTYPES[out_dtype] if out_dtype else None,
+            inputs,
+            sources,
+            roles[slot.section],
+        )
         for slot in slots
     )
 
 
+def _embeddings_of_tied_heads(slots: Sequence[Slot], reader: Reader) -> Mapping[str, Slot]:
+    """For a head that is stored although it is the embedding: the embedding's slot, so that both stay equal."""
+    if (reader.layout.config or {}).get("tie_word_embeddings") is not True:
+        return {}
+    heads = [slot for slot in slots if HEAD.search(slot.name)]
+    inputs = [slot for slot in slots if INPUT_EMBEDDING.search(slot.name)]
+    if len(heads) != 1 or len(inputs) != 1 or heads[0].section != inputs[0].section:
+        return {}
+    shapes = [reader.layout.tensors[slot.names[0]].info.shape for slot in (*heads, *inputs)]
+    return {heads[0].name: inputs[0]} if shapes[0] == shapes[1] else {}
+
+
 def _plan_tensor(
-    slot: Slot, out_dtype: str | None, inputs: Inputs, sources: Sequence[Reader], places: Sequence[int]
+    slot: Slot,
+    alike: Slot,
+    out_dtype: str | None,
+    inputs: Inputs,
+    sources: Sequence[Reader],
+    places: Sequence[int],
 ) -> TensorPlan:
+    """The plan of a slot, with the parameters and the random numbers of the slot `alike`."""
     section = inputs.sections[slot.section]
     members = [(sources[place], name) for place, name in zip(places, slot.names, strict=True)]
     for reader, name in members[1:]:
@@ -114,14 +142,15 @@ def _plan_tensor(
     )
     info = operands[0].tensor.info
     if info.dtype not in FLOATS:
-        return TensorPlan(slot.name, info.dtype, info.shape, operands[0], operands[1:], None, slot.block)
-    named = slot.names if section.base is None else slot.names[1:]
+        return TensorPlan(slot.name, info.dtype, info.shape, operands[0], operands[1:], None, slot.block, slot.name)
+    named = alike.names if section.base is None else alike.names[1:]
     return TensorPlan(
         name=slot.name,
         dtype=out_dtype or promoted(stored_dtype(reader, name) for reader, name in members),
         shape=info.shape,
         base=operands[0] if section.base is not None else None,
         inputs=operands if section.base is None else operands[1:],
-        method=section.binding.at(slot.name, slot.depth, named),
+        method=section.binding.at(alike.name, alike.depth, named),
         block=slot.block,
+        stream=alike.name,
     )

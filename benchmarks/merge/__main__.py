@@ -5,7 +5,10 @@
 
 Makes a synthetic Llama-shaped family (a base and three models, bfloat16). Without --mergekit-python, mergekit is
 installed in an environment of its own under FOLDER; --no-mergekit leaves it out. Of several rounds the best counts,
-for all sides alike. Memory is the largest resident set of the process: mergekit maps its inputs, so their pages count.
+for all sides alike; before each run the inputs are read once and what is dirty is written, so that no side finds the
+page cache colder than another.
+
+Memory is the largest resident set of the process: mergekit maps its inputs, so their pages count.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.merge.children import Taken, measure
-from benchmarks.merge.family import write_family
+from benchmarks.merge.family import CHUNK, write_family
 from graftwork.merge.method import methods
 from graftwork.settings import parse_size
 
@@ -111,7 +114,16 @@ class Bench:
             "dtype": "bfloat16",
         }
 
+    def _settle(self, method: str) -> None:
+        """The inputs in the page cache, and nothing that waits to be written."""
+        for folder in self._inputs(method):
+            with (folder / "model.safetensors").open("rb", buffering=0) as file:
+                while file.read(CHUNK):
+                    pass
+        os.sync()
+
     def _ours(self, recipe: Path) -> Taken:
+        self._settle(recipe.stem)
         out = self.root / "ours"
         limit = ["--memory", self.memory] if self.memory else []
         command = [sys.executable, "-m", "graftwork.cli", "merge", str(recipe), str(out), *limit]
@@ -121,6 +133,7 @@ class Bench:
             shutil.rmtree(out, ignore_errors=True)
 
     def _floor(self, method: str) -> Taken:
+        self._settle(method)
         files = [str(folder / "model.safetensors") for folder in self._inputs(method)]
         size = str(Path(files[0]).stat().st_size)
         command = [sys.executable, "-m", "benchmarks.merge.floor", str(self.root / "floor"), size, *files]
@@ -129,6 +142,7 @@ class Bench:
     def _theirs(self, recipe: Path) -> Taken | None:
         if self.mergekit is None:
             return None
+        self._settle(recipe.stem)
         out = self.root / "theirs"
         command = [str(Path(self.mergekit).with_name("mergekit-yaml")), str(recipe), str(out)]
         try:

@@ -1,10 +1,165 @@
-// The CPU twin of lora_expand: each block of a pool row is read once for a few tokens of a run.
+// The CPU twin of lora_expand: each row of the pool is read once for a run of tokens.
+#include "../avx512.h"
 #include "../lora.h"
+
+#ifdef GRAFTWORK_AVX512
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
 
 namespace graftwork {
 namespace {
 
-constexpr std::int64_t TOKENS = 8;  // tokens whose sums are kept in the first-level cache together
+constexpr std::int64_t LANE = 16;  // columns of a vector
+
+struct Floats {
+    using Element = float;
+    static __m512 load(const float* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
+    static void store(float* p, __mmask16 mask, __m512 value) { _mm512_mask_storeu_ps(p, mask, value); }
+};
+
+struct BFloats {
+    using Element = std::uint16_t;
+    static __m512 load(const std::uint16_t* p, __mmask16 mask) {
+        const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+    }
+    static void store(std::uint16_t* p, __mmask16 mask, __m512 value) {
+        _mm256_mask_storeu_epi16(p, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
+    }
+};
+
+__mmask16 columns_left(std::int64_t count) {
+    return static_cast<__mmask16>(count >= LANE ? 0xffff : count <= 0 ? 0 : (1u << count) - 1);
+}
+
+// sums += h[r] * b[r] for ROWS rows, each a stream of its own; the rows after them are fetched meanwhile.
+template <typename Kind, int ROWS, int TOKENS>
+void add_rows(
+    float (*sums)[MANY_COLUMNS / TOKENS],
+    const float* h,
+    std::int64_t stride,
+    const typename Kind::Element* b,
+    std::int64_t width,
+    std::int64_t count) {
+    __m512 weights[TOKENS][ROWS];
+    UNROLL for (int t = 0; t < TOKENS; t++)
+        UNROLL for (int r = 0; r < ROWS; r++) weights[t][r] = _mm512_set1_ps(h[t * stride + r]);
+    const auto add_vector = [&](std::int64_t j, __mmask16 mask) __attribute__((always_inline)) {
+        __m512 row[ROWS];
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            row[r] = Kind::load(b + r * width + j, mask);
+            _mm_prefetch(reinterpret_cast<const char*>(b + (r + ROWS) * width + j), _MM_HINT_T0);
+        }
+        UNROLL for (int t = 0; t < TOKENS; t++) {
+            __m512 sum = _mm512_load_ps(sums[t] + j);
+            UNROLL for (int r = 0; r < ROWS; r++) sum = _mm512_fmadd_ps(weights[t][r], row[r], sum);
+            _mm512_store_ps(sums[t] + j, sum);
+        }
+    };
+    std::int64_t j = 0;
+    for (; j + LANE <= count; j += LANE) add_vector(j, 0xffff);
+    if (j < count) add_vector(j, columns_left(count - j));
+}
+
+// A few tokens: streams of rows into sums that stay in the first-level cache.
+template <typename Kind, int TOKENS>
+void expand_few(
+    typename Kind::Element* y,
+    std::int64_t y_stride,
+    const float* h,
+    std::int64_t stride,
+    const typename Kind::Element* b,
+    std::int64_t rank,
+    std::int64_t width,
+    std::int64_t count) {
+    constexpr int ROWS = TOKENS == 1 ? 8 : 4;
+    constexpr std::int64_t COLUMNS = MANY_COLUMNS / TOKENS;
+    alignas(64) float sums[TOKENS][COLUMNS];
+    for (std::int64_t first = 0; first < count; first += COLUMNS) {
+        const std::int64_t columns = std::min(COLUMNS, count - first);
+        for (int t = 0; t < TOKENS; t++)
+            for (std::int64_t j = 0; j < columns; j += LANE) _mm512_store_ps(sums[t] + j, _mm512_setzero_ps());
+        std::int64_t r = 0;
+        for (; r + ROWS <= rank; r += ROWS)
+            add_rows<Kind, ROWS, TOKENS>(sums, h + r, stride, b + r * width + first, width, columns);
+        for (; r < rank; r++) add_rows<Kind, 1, TOKENS>(sums, h + r, stride, b + r * width + first, width, columns);
+        for (int t = 0; t < TOKENS; t++)
+            for (std::int64_t j = 0; j < columns; j += LANE) {
+                const __mmask16 mask = columns_left(columns - j);
+                typename Kind::Element* at = y + t * y_stride + first + j;
+                Kind::store(at, mask, _mm512_add_ps(Kind::load(at, mask), _mm512_load_ps(sums[t] + j)));
+            }
+    }
+}
+
+// TOKENS tokens by VECTORS vectors of columns, their sums in registers.
+template <typename Kind, int TOKENS, int VECTORS>
+void expand_many(
+    typename Kind::Element* y,
+    std::int64_t y_stride,
+    const float* h,
+    std::int64_t stride,
+    const typename Kind::Element* b,
+    std::int64_t rank,
+    std::int64_t width,
+    std::int64_t count) {
+    __m512 sums[TOKENS][VECTORS];
+    __mmask16 masks[VECTORS];
+    UNROLL for (int v = 0; v < VECTORS; v++) {
+        masks[v] = columns_left(count - v * LANE);
+        UNROLL for (int t = 0; t < TOKENS; t++) sums[t][v] = _mm512_setzero_ps();
+    }
+    for (std::int64_t r = 0; r < rank; r++) {
+        __m512 row[VECTORS];
+        UNROLL for (int v = 0; v < VECTORS; v++) row[v] = Kind::load(b + r * width + v * LANE, masks[v]);
+        UNROLL for (int t = 0; t < TOKENS; t++) {
+            const __m512 weight = _mm512_set1_ps(h[t * stride + r]);
+            UNROLL for (int v = 0; v < VECTORS; v++) sums[t][v] = _mm512_fmadd_ps(weight, row[v], sums[t][v]);
+        }
+    }
+    UNROLL for (int t = 0; t < TOKENS; t++)
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            typename Kind::Element* at = y + t * y_stride + v * LANE;
+            Kind::store(at, masks[v], _mm512_add_ps(Kind::load(at, masks[v]), sums[t][v]));
+        }
+}
+
+template <typename Kind>
+void expand_avx512(
+    char* y_data,
+    std::int64_t at,
+    std::int64_t y_stride,
+    std::int64_t tokens,
+    const float* h,
+    std::int64_t stride,
+    const char* b_data,
+    std::int64_t b_at,
+    std::int64_t rank,
+    std::int64_t width,
+    std::int64_t count) {
+    using Element = typename Kind::Element;
+    constexpr int TOKENS = 4, VECTORS = 4;
+    Element* y = reinterpret_cast<Element*>(y_data) + at;
+    const Element* b = reinterpret_cast<const Element*>(b_data) + b_at;
+    std::int64_t t = 0;
+    for (; tokens > FEW_TOKENS && t + TOKENS <= tokens; t += TOKENS)
+        for (std::int64_t j = 0; j < count; j += VECTORS * LANE)
+            expand_many<Kind, TOKENS, VECTORS>(
+                y + t * y_stride + j, y_stride, h + t * stride, stride, b + j, rank, width, count - j);
+    for (; t + 4 <= tokens; t += 4)
+        expand_few<Kind, 4>(y + t * y_stride, y_stride, h + t * stride, stride, b, rank, width, count);
+    for (; t + 2 <= tokens; t += 2)
+        expand_few<Kind, 2>(y + t * y_stride, y_stride, h + t * stride, stride, b, rank, width, count);
+    if (t < tokens) expand_few<Kind, 1>(y + t * y_stride, y_stride, h + t * stride, stride, b, rank, width, count);
+}
+
+}  // namespace
+}  // namespace graftwork
+#pragma GCC pop_options
+#endif
+
+namespace graftwork {
+namespace {
 
 LEAF void add_scaled(float* RESTRICT sum, const float* RESTRICT row, float weight, std::int64_t count) {
     for (std::int64_t j = 0; j < count; j++) sum[j] += weight * row[j];
@@ -14,32 +169,63 @@ LEAF void add(float* RESTRICT sum, const float* RESTRICT y, std::int64_t count) 
     for (std::int64_t j = 0; j < count; j++) sum[j] += y[j];
 }
 
-// Add the update of `tokens <= TOKENS` tokens from `first` on to their outputs from `column` on.
+constexpr std::int64_t TOKENS = 8;  // tokens whose sums are kept in the first-level cache together
+
+// `tokens <= TOKENS` and `count <= BLOCK`.
 void expand_block(
     const Array& y,
-    const float* h,
-    std::int64_t max_rank,
-    const Array& b,
-    const Run& run,
-    std::int64_t first,
+    std::int64_t at,
+    std::int64_t y_stride,
     std::int64_t tokens,
-    std::int64_t column,
+    const float* h,
+    std::int64_t stride,
+    const Array& b,
+    std::int64_t b_at,
+    std::int64_t rank,
+    std::int64_t width,
     std::int64_t count) {
-    const std::int64_t width = y.shape[1];
     alignas(64) float sums[TOKENS][BLOCK] = {};
     alignas(64) float scratch[BLOCK];
-    for (std::int64_t r = 0; r < run.rank; r++) {
-        const float* row = b.read((run.start + r) * width + column, count, scratch);
-        for (std::int64_t t = 0; t < tokens; t++) add_scaled(sums[t], row, h[(first + t) * max_rank + r], count);
+    for (std::int64_t r = 0; r < rank; r++) {
+        const float* row = b.read(b_at + r * width, count, scratch);
+        for (std::int64_t t = 0; t < tokens; t++) add_scaled(sums[t], row, h[t * stride + r], count);
     }
     for (std::int64_t t = 0; t < tokens; t++) {
-        const std::int64_t at = (first + t) * width + column;
-        add(sums[t], y.read(at, count, scratch), count);
-        y.write(at, count, sums[t]);
+        add(sums[t], y.read(at + t * y_stride, count, scratch), count);
+        y.write(at + t * y_stride, count, sums[t]);
     }
 }
 
 }  // namespace
+
+void expand_tile(
+    const Array& y,
+    std::int64_t at,
+    std::int64_t y_stride,
+    std::int64_t tokens,
+    const float* h,
+    std::int64_t stride,
+    const Array& b,
+    std::int64_t row,
+    std::int64_t rank,
+    std::int64_t width,
+    std::int64_t column,
+    std::int64_t count) {
+    const std::int64_t b_at = row * width + column;
+#ifdef GRAFTWORK_AVX512
+    if (y.dtype == Dtype::BF16 && b.dtype == Dtype::BF16 && has_avx512_bf16())
+        return expand_avx512<BFloats>(
+            y.data, at, y_stride, tokens, h, stride, b.data, b_at, rank, width, count);
+    if (y.dtype == Dtype::F32 && b.dtype == Dtype::F32 && has_avx512())
+        return expand_avx512<Floats>(
+            y.data, at, y_stride, tokens, h, stride, b.data, b_at, rank, width, count);
+#endif
+    for (std::int64_t t = 0; t < tokens; t += TOKENS)
+        for (std::int64_t j = 0; j < count; j += BLOCK)
+            expand_block(
+                y, at + t * y_stride + j, y_stride, std::min(TOKENS, tokens - t), h + t * stride, stride, b, b_at + j,
+                rank, width, std::min(BLOCK, count - j));
+}
 
 void lora_expand(
     const Array& y, const Array& h, const Array& b, const Array& start, const Array& rank, const Array& slot) {
@@ -50,14 +236,14 @@ void lora_expand(
     check_sizes(start.size, std::vector<Array>{rank});
     const std::vector<Run> runs = runs_of(start, rank, slot, b.shape.at(0), max_rank);
     const float* weights = h.float32();
-    const std::int64_t blocks = (width + BLOCK - 1) / BLOCK;
-    split(blocks, work_of(runs, width), [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t column = begin * BLOCK; column < std::min(end * BLOCK, width); column += BLOCK)
-            for (const Run& run : runs)
-                for (std::int64_t t = 0; t < run.tokens; t += TOKENS)
-                    expand_block(
-                        y, weights, max_rank, b, run, run.first + t, std::min(TOKENS, run.tokens - t), column,
-                        std::min(BLOCK, width - column));
+    std::vector<Tile> tiles;
+    for (const Run& run : runs) tile(tiles, run, width, MANY_COLUMNS, TILE_COLUMNS, 0);
+    for_each_task(static_cast<std::int64_t>(tiles.size()), worth_threads(runs, width), [&](std::int64_t i) {
+        const auto& [run, token, tokens, begin, count, part] = tiles[static_cast<std::size_t>(i)];
+        const std::int64_t first = run->first + token;
+        expand_tile(
+            y, first * width + begin, width, tokens, weights + first * max_rank, max_rank, b, run->start, run->rank,
+            width, begin, count);
     });
 }
 

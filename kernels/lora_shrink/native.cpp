@@ -1,12 +1,9 @@
 // The CPU twin of lora_shrink: each row of the pool is read once for a run of tokens.
-#include <atomic>
-
+#include "../dots.h"
 #include "../lora.h"
 
 namespace graftwork {
 namespace {
-
-std::atomic<int> threads{1};
 
 constexpr std::int64_t WIDTH = 32;  // sums kept side by side, which fixes the order of a dot product
 
@@ -29,16 +26,35 @@ const float* read_all(const Array& array, std::int64_t first, std::int64_t count
     return scratch.data();
 }
 
-struct Row {
-    const Run* run;
-    std::int64_t r;
-};
-
 }  // namespace
 
-void set_threads(int count) { threads = count; }
-
-int lora_threads() { return threads; }
+void shrink_tile(
+    const Array& x,
+    std::int64_t first,
+    std::int64_t tokens,
+    const Array& a,
+    std::int64_t row,
+    std::int64_t rows,
+    std::int64_t width,
+    float* h,
+    std::int64_t stride) {
+#ifdef GRAFTWORK_AVX512
+    if (x.dtype == Dtype::BF16 && a.dtype == Dtype::BF16 && has_avx512_bf16())
+        return dots_of_tile<BFloatDots>(
+            reinterpret_cast<const std::uint16_t*>(x.data) + first * width, tokens,
+            reinterpret_cast<const std::uint16_t*>(a.data) + row * width, rows, width, h, stride);
+    if (x.dtype == Dtype::F32 && a.dtype == Dtype::F32 && has_avx512())
+        return dots_of_tile<FloatDots>(
+            reinterpret_cast<const float*>(x.data) + first * width, tokens,
+            reinterpret_cast<const float*>(a.data) + row * width, rows, width, h, stride);
+#endif
+    static thread_local std::vector<float> row_scratch, token_scratch;
+    const float* pool = read_all(a, row * width, rows * width, row_scratch);
+    for (std::int64_t t = 0; t < tokens; t++) {
+        const float* token = read_all(x, (first + t) * width, width, token_scratch);
+        for (std::int64_t r = 0; r < rows; r++) h[t * stride + r] = dot(pool + r * width, token, width);
+    }
+}
 
 void lora_shrink(
     const Array& h, const Array& x, const Array& a, const Array& start, const Array& rank, const Array& slot) {
@@ -50,19 +66,12 @@ void lora_shrink(
     const std::vector<Run> runs = runs_of(start, rank, slot, a.shape.at(0), max_rank);
     float* result = h.float32();
     std::fill(result, result + h.size, 0.f);
-    std::vector<float> x_scratch;
-    const float* tokens = read_all(x, 0, x.size, x_scratch);
-    std::vector<Row> rows;
-    for (const Run& run : runs)
-        for (std::int64_t r = 0; r < run.rank; r++) rows.push_back({&run, r});
-    split(static_cast<std::int64_t>(rows.size()), work_of(runs, width), [&](std::int64_t begin, std::int64_t end) {
-        std::vector<float> row_scratch;
-        for (std::int64_t i = begin; i < end; i++) {
-            const auto [run, r] = rows[i];
-            const float* row = read_all(a, (run->start + r) * width, width, row_scratch);
-            for (std::int64_t t = run->first; t < run->first + run->tokens; t++)
-                result[t * max_rank + r] = dot(row, tokens + t * width, width);
-        }
+    std::vector<Tile> tiles;
+    for (const Run& run : runs) tile(tiles, run, run.rank, TILE_RANKS, run.rank, 0);
+    for_each_task(static_cast<std::int64_t>(tiles.size()), worth_threads(runs, width), [&](std::int64_t i) {
+        const auto& [run, token, tokens, begin, count, part] = tiles[static_cast<std::size_t>(i)];
+        float* into = result + (run->first + token) * max_rank + begin;
+        shrink_tile(x, run->first + token, tokens, a, run->start + begin, count, width, into, max_rank);
     });
 }
 

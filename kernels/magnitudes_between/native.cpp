@@ -1,4 +1,4 @@
-// The CPU twin of magnitudes_between: vectorised but for the few elements that are kept.
+// The CPU twin of magnitudes_between: one pass for all brackets, vectorised but for the few elements that are kept.
 #include "../magnitude.h"
 #include "../native.h"
 
@@ -49,22 +49,28 @@ void magnitudes_between(
     const Array& values,
     const Array& x,
     const OptionalArray& base,
-    std::int32_t low,
-    std::int32_t high) {
-    if (counts.size != 4) throw std::invalid_argument("the counts have another number of items");
+    const std::vector<std::int32_t>& lows,
+    const std::vector<std::int32_t>& highs) {
+    const std::size_t brackets = lows.size();
+    check_counts(brackets, {highs.size(), static_cast<std::size_t>(counts.size / 4)});
+    if (counts.size % 4 || brackets == 0) throw std::invalid_argument("the counts have another number of items");
+    const std::int64_t room = values.size / static_cast<std::int64_t>(brackets);
     std::int64_t* totals = counts.int64();
-    std::fill(totals, totals + 4, 0);
-    std::int64_t kept = 0;
+    std::fill(totals, totals + counts.size, 0);
+    std::vector<std::int64_t> kept(brackets);
     alignas(64) std::uint8_t marks[BLOCK];
     for_each_magnitude_block(x, base, [&](std::int32_t* bits, std::int64_t, std::int64_t count) {
-        const Found found = mark(marks, bits, low, high, count);
-        totals[0] += found.above;
-        totals[1] += found.equal_to_high;
-        totals[2] += found.between;
-        totals[3] += low < high ? found.equal_to_low : 0;
-        if (found.between > 0 && kept < values.size) {
-            std::fill(marks + count, marks + BLOCK, 0);
-            kept = keep(values.int32(), kept, values.size, bits, marks);
+        for (std::size_t i = 0; i < brackets; i++) {
+            const Found found = mark(marks, bits, lows[i], highs[i], count);
+            std::int64_t* total = totals + 4 * i;
+            total[0] += found.above;
+            total[1] += found.equal_to_high;
+            total[2] += found.between;
+            total[3] += lows[i] < highs[i] ? found.equal_to_low : 0;
+            if (found.between > 0 && kept[i] < room) {
+                std::fill(marks + count, marks + BLOCK, 0);
+                kept[i] = keep(values.int32() + static_cast<std::int64_t>(i) * room, kept[i], room, bits, marks);
+            }
         }
         return true;
     });

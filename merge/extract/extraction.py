@@ -11,6 +11,7 @@ from typing import Any, Literal
 from graftwork.adapters.lowrank import is_exact, working_bytes
 from graftwork.errors import InvalidRequest, InvalidSetting
 from graftwork.merge.compatibility import FLOATS, check_same_model
+from graftwork.merge.layers import HEAD
 from graftwork.merge.models.sources import Origin, Source, open_source
 from graftwork.merge.output.writer import Shard, split_into_shards, tensor_bytes
 from graftwork.merge.slices import GRAIN
@@ -28,7 +29,6 @@ SLICE = 16 * GRAIN
 SHARD_BYTES = 5_000_000_000
 DELTA_DTYPES: Mapping[str, str | None] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "model": None}
 EMBEDDING = re.compile(r"embed|(?:^|\.)(?:wte|wpe|shared)\.weight$|relative_attention_bias")
-HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 TRANSPOSED = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types whose linear layers are Conv1D, with weights of [in, out]."""
 

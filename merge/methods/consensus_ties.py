@@ -45,6 +45,10 @@ class ConsensusTies:
         """The cuts of the whole models, and the majority sign."""
         return self._ties().statistic()
 
+    def element_bytes(self, inputs: int) -> int:
+        """What the consensus computes in."""
+        return Consensus.element_bytes(inputs)
+
     def combine(self, out: Array, piece: Slice, measured: Cut | tuple[Cut, int], scale: float) -> None:
         """The disjoint sum of one slice under the consensus."""
         consensus = Consensus(self.min_agree, self.mask_lambda)

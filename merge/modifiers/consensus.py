@@ -9,7 +9,7 @@ from graftwork.errors import InvalidRecipe
 from graftwork.kernels.consensus_combine import consensus_combine
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.buffers import Buffers
-from graftwork.merge.method import Elementwise, Method
+from graftwork.merge.method import Elementwise, Method, scratch_bytes
 from graftwork.merge.recipe import Recipe
 from graftwork.merge.slices import Array, Slice
 from graftwork.merge.statistics.magnitudes import Statistic
@@ -59,6 +59,15 @@ class Agreed:
     def statistic(self) -> Statistic[Any] | None:
         """What the method itself must know."""
         return self.method.statistic()
+
+    def check(self, tensor: str) -> None:
+        """Let the method look at the name of a tensor, if it wants to; it raises ValueError when it refuses it."""
+        if hasattr(self.method, "check"):
+            self.method.check(tensor)
+
+    def element_bytes(self, inputs: int) -> int:
+        """Memory that an element of a slice takes besides what it is read into."""
+        return self.consensus.element_bytes(inputs) + scratch_bytes(self.method, inputs)
 
     def combine(self, out: Array, piece: Slice, measured: Any, scale: float) -> None:
         """The method's slice, with what too few models agree on taken off."""

@@ -8,7 +8,7 @@ themselves. The residual stream moves through every layer at once, which RMSNorm
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,24 @@ def groups_of(layout: CheckpointLayout, label: str, *, heads: bool, residual: bo
     finder = _Finder(architecture, layout, label)
     blocks = dict.fromkeys(match[0] for name in layout.tensors if (match := architecture.block.search(name)))
     groups = [group for block in blocks for group in finder.of_block(block, heads=heads)]
-    return (*groups, finder.residual(tuple(blocks))) if residual else tuple(groups)
+    if residual:
+        groups.append(finder.residual(tuple(blocks)))
+    _check_sizes(groups, layout, label)
+    return tuple(groups)
+
+
+def _check_sizes(groups: Sequence[Group], layout: CheckpointLayout, label: str) -> None:
+    """Every axis that holds units must hold those of its groups and nothing else. Raises InvalidCheckpoint."""
+    wanted: dict[tuple[str, int], int] = {}
+    for group in groups:
+        for member in group.members:
+            key = member.tensor, member.axis
+            wanted[key] = max(wanted.get(key, 0), member.offset + group.units * member.block)
+    for (name, axis), size in wanted.items():
+        shape = layout.tensors[name].info.shape
+        if axis >= len(shape) or shape[axis] != size:
+            reason = f"the tensor {name!r} is {list(shape)}; its units need {size} along dimension {axis}"
+            raise InvalidCheckpoint(path=label, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)

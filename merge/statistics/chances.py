@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from graftwork.kernels.rank_chances import rank_chances
 from graftwork.kernels.sparse_combine import Mask
 from graftwork.kernels.weighted_sum import weighted_sum
+from graftwork.merge.buffers import Buffers
 from graftwork.merge.masking import Factors
 from graftwork.merge.slices import GRAIN, Slice
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 from graftwork.merge.streams import stream_keys
 
+_BUFFERS = Buffers()
 Floats = NDArray[np.float32]
 CHUNK = GRAIN
 """Elements of whole rows that are ranked together: they stay in the processor's cache until they are combined."""
@@ -91,8 +93,8 @@ class RowChances:
 
     def _rank(self, piece: Slice, part: slice, width: int) -> list[Floats]:
         chances = []
-        for x, low, high in zip(piece.inputs, self.low, self.high, strict=True):
-            chances.append(np.empty(part.stop - part.start, np.float32))
+        for position, (x, low, high) in enumerate(zip(piece.inputs, self.low, self.high, strict=True)):
+            chances.append(_BUFFERS.array(f"chances {position}", "F32", part.stop - part.start))
             if low != high:
                 rank_chances(chances[-1], x[part], piece.against_base()[part], width, low, high)
         return chances

@@ -68,6 +68,11 @@ class Disagreements:
         yield Pass(add)
         return Disagreement(edge, tuple(float(total) / max(extent.numel, 1) for total in squares.sum(axis=1)))
 
+    @staticmethod
+    def element_bytes(inputs: int) -> int:
+        """The variance and the chances of an element, and what is kept of each model's difference."""
+        return 4 * (inputs + 3)
+
     def _edge(self, extent: Extent) -> Measuring[Edge]:
         zeros = Tally()
         yield Pass(lambda piece: zeros.add(-1 - nth_equal(_spread(piece), None, 0, NEVER)))

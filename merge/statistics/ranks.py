@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from graftwork.kernels.magnitude_histogram import magnitude_histogram
 from graftwork.kernels.magnitudes_between import magnitudes_between
 from graftwork.kernels.nth_equal import nth_equal
+from graftwork.merge.buffers import Buffers
 from graftwork.merge.slices import Array, Slice
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass
 
@@ -32,6 +34,8 @@ DEVIATIONS = 5.0
 HIGHEST = 2**31 - 1
 NEVER = 2**62
 
+_BUFFERS = Buffers()
+
 Place = TypeVar("Place", bound=Hashable)
 
 
@@ -44,6 +48,8 @@ class Selection:
         self.equal = 0
         """How many magnitudes the bin found so far holds."""
         self.bits = 0
+        self.equals: Mapping[int, int] | None = None
+        """How many magnitudes the slice at each offset holds that have these bits, where that is known."""
         self.prefix: int | None = None
         self._counts: NDArray[np.int64] | None = None
         self._lock = Lock()
@@ -69,9 +75,9 @@ class Selection:
         self.prefix = chosen if self.prefix is None else self.prefix
         self._counts = None
 
-    def found(self, bits: int, wanted: int, equal: int) -> None:
-        """Take the result of another way: `wanted` of the `equal` magnitudes with these bits complete the rank."""
-        self.bits, self.wanted, self.equal = bits, wanted, equal
+    def found(self, bits: int, wanted: int, equals: Mapping[int, int]) -> None:
+        """Take the result of another way: `wanted` of the magnitudes with these bits complete the rank."""
+        self.bits, self.wanted, self.equal, self.equals = bits, wanted, sum(equals.values()), equals
 
 
 def settle(selections: Mapping[Place, Selection], inputs: Mapping[Place, int], extent: Extent) -> Measuring[None]:
@@ -81,14 +87,16 @@ def settle(selections: Mapping[Place, Selection], inputs: Mapping[Place, int], e
         brackets = dict.fromkeys(left, (-1, HIGHEST))
         if extent.numel > SMALL:
             brackets = yield from _sample(left, inputs, extent)
-        collected = {place: _Bracket(low, high) for place, (low, high) in brackets.items()}
+        collected = {position: _Brackets() for position in inputs.values()}
+        for place, bracket in brackets.items():
+            collected[inputs[place]].ends[place] = bracket
 
         def collect(piece: Slice) -> None:
-            for place, bracket in collected.items():
-                bracket.add(piece.inputs[inputs[place]], piece.base, extent.numel)
+            for position, around in collected.items():
+                around.add(piece, position, extent.numel)
 
         yield Pass(collect)
-        left = {place: selection for place, selection in left.items() if not collected[place].answers(selection)}
+        left = {place: each for place, each in left.items() if not collected[inputs[place]].answers(place, each)}
     if left:
         yield from _by_histograms(left, inputs)
 
@@ -96,17 +104,18 @@ def settle(selections: Mapping[Place, Selection], inputs: Mapping[Place, int], e
 def cut_equals(selections: Mapping[Place, Selection], inputs: Mapping[Place, int]) -> Measuring[dict[Place, int]]:
     """For selections that divide equal magnitudes the flat index just after the last that is wanted, lowest first."""
     divided = {place: selection for place, selection in selections.items() if selection.wanted < selection.equal}
-    counts: dict[Place, dict[int, int]] = {place: {} for place in divided}
+    uncounted = [place for place, selection in divided.items() if selection.equals is None]
+    counts: dict[Place, dict[int, int]] = {place: dict(divided[place].equals or {}) for place in divided}
     cutoffs: dict[Place, int] = {}
 
     def nth(piece: Slice, place: Place, n: int) -> int:
         return nth_equal(piece.inputs[inputs[place]], piece.base, divided[place].bits, n)
 
     def count(piece: Slice) -> None:
-        for place in divided:
+        for place in uncounted:
             counts[place][piece.offset] = -1 - nth(piece, place, NEVER)
 
-    if divided:
+    if uncounted:
         yield Pass(count)
     for place, selection in divided.items():
         wanted, offset = selection.wanted, 0
@@ -175,39 +184,51 @@ def _bracket(ordered: NDArray[np.int32], share: float) -> tuple[int, int]:
     return (int(ordered[low]) if low >= 0 else -1, int(ordered[high]) if high < count else HIGHEST)
 
 
-class _Bracket:
-    """What stands in and around a bracket."""
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What one slice has above a bracket, at its high end, inside and at its low end."""
 
-    def __init__(self, low: int, high: int) -> None:
-        self.low, self.high = low, high
-        self.counts = np.zeros(4, np.int64)
-        self.parts: list[NDArray[np.int32]] = []
-        self._lock = Lock()
+    counts: NDArray[np.int64]
+    inside: NDArray[np.int32]
 
-    def add(self, x: Array, base: Array | None, numel: int) -> None:
+
+@dataclass
+class _Brackets:
+    """The brackets in which the selections of one input are looked for, in one pass, and what stands in and around."""
+
+    ends: dict[Hashable, tuple[int, int]] = field(default_factory=dict)
+    slices: dict[int, list[_Around]] = field(default_factory=dict)
+    """By offset; for each bracket."""
+
+    def add(self, piece: Slice, position: int, numel: int) -> None:
         """Count and collect one slice."""
-        counts = np.empty(4, np.int64)
-        room = x.size if numel <= SMALL else x.size // 8
-        values = magnitudes_between(counts, x, base, self.low, self.high, room)
-        with self._lock:
-            self.counts += counts
-            self.parts.append(values)
+        counts = np.empty((len(self.ends), 4), np.int64)
+        room = piece.size if numel <= SMALL else piece.size // 8
+        values = _BUFFERS.array("values", "I32", len(self.ends) * room).reshape(len(self.ends), room)
+        magnitudes_between(counts, values, piece.inputs[position], piece.base, list(self.ends.values()))
+        self.slices[piece.offset] = [
+            _Around(count, found[: int(count[2])].copy()) for count, found in zip(counts, values, strict=True)
+        ]
 
-    def answers(self, selection: Selection) -> bool:
+    def answers(self, place: Hashable, selection: Selection) -> bool:
         """Give the selection its magnitude, if it is here."""
-        above, at_high, between, at_low = map(int, self.counts)
+        index = list(self.ends).index(place)
+        low, high = self.ends[place]
+        around = {offset: parts[index] for offset, parts in self.slices.items()}
+        above, at_high, between, at_low = map(int, np.sum([part.counts for part in around.values()], axis=0))
         rank = selection.wanted - above
         if 0 < rank <= at_high:
-            selection.found(self.high, rank, at_high)
+            selection.found(high, rank, {offset: int(part.counts[1]) for offset, part in around.items()})
             return True
         rank -= at_high
-        values = np.concatenate(self.parts)
+        values = np.concatenate([part.inside for part in around.values()])
         if 0 < rank <= between and len(values) == between:
             bits = int(np.partition(values, between - rank)[between - rank])
-            selection.found(bits, rank - int(np.count_nonzero(values > bits)), int(np.count_nonzero(values == bits)))
+            equals = {offset: int(np.count_nonzero(part.inside == bits)) for offset, part in around.items()}
+            selection.found(bits, rank - int(np.count_nonzero(values > bits)), equals)
             return True
         rank -= between
         if 0 < rank <= at_low:
-            selection.found(self.low, rank, at_low)
+            selection.found(low, rank, {offset: int(part.counts[3]) for offset, part in around.items()})
             return True
         return False

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from graftwork.errors import InvalidRecipe
 from graftwork.merge.method import find_method
+from graftwork.merge.plan import plan
 from graftwork.merge.slices import GRAIN, Slice
 from graftwork.merge.statistics.magnitudes import Extent
+from graftwork.settings import Settings
 
 Doubles = NDArray[np.float64]
 Tensors = dict[str, NDArray[Any]]
@@ -253,9 +258,37 @@ def test_neither_slices_nor_threads_change_a_byte(bench: Any, method: str, param
     given = {key: value for key, value in parameters.items() if key != "compat"}
     recipe = bench.recipe(method, paths, parameters=given, seed=3, **more)
     bench.merge(recipe, "large", threads=2)
-    bench.merge(recipe, "small", **SMALL)
+    room = 2 if more or method in ("sce", "consensus_ties") else 1  # for what these compute in
+    bench.merge(recipe, "small", memory=room * SMALL["memory"], threads=1)
     files = [(bench.root / folder / "model.safetensors").read_bytes() for folder in ("large", "small")]
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "della"])
+def test_a_head_that_is_stored_beside_its_embedding_stays_equal_to_it(bench: Any, method: str) -> None:
+    random = np.random.default_rng(4)
+    paths = []
+    for number in range(3):
+        embedding = random.normal(size=(40, 16)).astype(np.float32)
+        tensors = {"model.embed_tokens.weight": embedding, "lm_head.weight": embedding}
+        paths.append(bench.write(f"m{number}", tensors))
+    recipe = bench.recipe(method, paths, parameters={"density": 0.5})
+    merged = bench.merge(recipe, "apart")
+    assert not np.array_equal(merged["lm_head.weight"], merged["model.embed_tokens.weight"])
+    for path in paths:
+        (Path(path) / "config.json").write_text(json.dumps({"model_type": "llama", "tie_word_embeddings": True}))
+    tied = bench.merge(recipe, "tied")
+    np.testing.assert_array_equal(tied["lm_head.weight"], tied["model.embed_tokens.weight"])
+    np.testing.assert_array_equal(tied["model.embed_tokens.weight"], merged["model.embed_tokens.weight"])
+
+
+def test_the_consensus_modifier_lets_the_method_look_at_names_before_the_merge(bench: Any, tmp_path: Path) -> None:
+    paths, _ = bench.family(2)
+    save_file({"model.norm.weight": np.ones(3, np.float32)}, tmp_path / "coefficients.safetensors")
+    parameters = {"file": str(tmp_path / "coefficients.safetensors"), "coefficient": 0.5}
+    recipe = bench.recipe("atlas_apply", paths, parameters=parameters, modifiers=[{"consensus": {"min_agree": 1}}])
+    with pytest.raises(InvalidRecipe, match="3 coefficients for it, and there are 2 models"):
+        plan(recipe, settings=Settings())
 
 
 def merge_delta(method: str, deltas: Doubles, shape: tuple[int, ...], seed: int, **values: Any) -> Doubles:

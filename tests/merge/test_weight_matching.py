@@ -27,7 +27,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from graftwork.errors import InvalidRecipe, InvalidSetting
+from graftwork.errors import InvalidCheckpoint, InvalidRecipe, InvalidSetting
 from graftwork.merge.permute.architectures import groups_of
 from graftwork.merge.permute.permutation import Group, arrange, connected
 from graftwork.merge.recipe import load_recipe
@@ -212,6 +212,12 @@ def test_what_cannot_be_matched_is_refused(tmp_path: Path) -> None:
         run([llama, tmp_path / "b"], out, ratio=[0.0, 0.5])
     with pytest.raises(InvalidSetting, match="for what is matched at once"):
         run([llama, tmp_path / "b"], out, memory=10_000)
+    odd = write_model(tmp_path / "odd", "llama", 3)
+    tensors = load_file(odd / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"] = np.zeros((16, 21), np.float32)
+    save_file(tensors, odd / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InvalidCheckpoint, match=r"layers.1.mlp.down_proj.weight' is \[16, 21\]; its units need 20"):
+        run([odd, tmp_path / "b"], out)
     config = json.loads((llama / "config.json").read_text()) | {"model_type": "mamba"}
     (llama / "config.json").write_text(json.dumps(config))
     with pytest.raises(InvalidRecipe, match=r"matched in models of the types bert, .*of the type 'mamba'"):
