@@ -13,11 +13,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import case, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, case, insert, or_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from graftwork.errors import JobNotFound, LeaseLost
 from graftwork.registry.db import Database, clock
+from graftwork.registry.job_events import EventKind, record
 from graftwork.registry.models import JobRow
 from graftwork.registry.versions import moment
 
@@ -35,6 +36,7 @@ class State(StrEnum):
 
 
 LIVE = (State.QUEUED, State.RUNNING)
+ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ class Job:
     result: Mapping[str, Any] | None
     error_code: str | None
     error_message: str | None
+    owner: str
     created_at: datetime
+    started_at: datetime | None
     finished_at: datetime | None
 
     @classmethod
@@ -74,7 +78,9 @@ class Job:
             result=row.result,
             error_code=row.error_code,
             error_message=row.error_message,
+            owner=row.owner,
             created_at=moment(row.created_at),
+            started_at=None if row.started_at is None else moment(row.started_at),
             finished_at=None if row.finished_at is None else moment(row.finished_at),
         )
 
@@ -103,12 +109,18 @@ class Jobs:
         key: str | None = None,
         priority: int = 0,
         max_attempts: int = 3,
+        owner: str = "",
+        fired: tuple[int, float] | None = None,
+        session: Session | None = None,
     ) -> Job:
-        """Add a job, or return the queued or running one that has the same `key`."""
-        with self._database.write() as session:
-            self._database.exclude(session)
+        """Add a job, or return the queued or running one that has the same `key`.
+
+        `fired` is the schedule that makes the job and the time it is made for; there is one job for each.
+        """
+        with self._database.write(session) as opened:
+            self._database.exclude(opened)
             if key is not None:
-                live = session.scalar(select(JobRow).where(JobRow.key == key, JobRow.state.in_(LIVE)))
+                live = opened.scalar(select(JobRow).where(JobRow.key == key, JobRow.state.in_(LIVE)))
                 if live is not None:
                     return Job.from_row(live)
             query = insert(JobRow).values(
@@ -124,9 +136,14 @@ class Jobs:
                 fence=0,
                 cancel_requested=False,
                 progress=0.0,
+                owner=owner,
+                schedule_id=None if fired is None else fired[0],
+                fire_at=None if fired is None else fired[1],
                 created_at=clock(),
             )
-            return Job.from_row(session.scalars(query.returning(JobRow)).one())
+            row = opened.scalars(query.returning(JobRow)).one()
+            _tell_state(opened, row)
+            return Job.from_row(row)
 
     def claim(self, worker: str, kinds: Sequence[str], ttl: float) -> Claim | None:
         """Take the most urgent waiting job of one of `kinds` for `ttl` seconds; None when there is none.
@@ -149,6 +166,7 @@ class Jobs:
                 lease_expires_at=clock() + ttl,
                 attempt=JobRow.attempt + 1,
                 fence=JobRow.fence + 1,
+                started_at=clock(),
                 progress=0.0,
                 error_code=None,
                 error_message=None,
@@ -158,7 +176,10 @@ class Jobs:
         with self._database.write() as session:
             _reap(session)
             row = session.scalar(query.execution_options(synchronize_session=False))
-            return None if row is None else Claim(Job.from_row(row), worker, row.fence, ttl)
+            if row is None:
+                return None
+            _tell_state(session, row)
+            return Claim(Job.from_row(row), worker, row.fence, ttl)
 
     def heartbeat(self, claim: Claim, progress: float) -> bool:
         """Keep the claim for another `ttl` seconds. Returns whether the job should be given up. Raises LeaseLost."""
@@ -169,7 +190,9 @@ class Jobs:
     def finish(self, claim: Claim, result: Mapping[str, Any], session: Session | None = None) -> Job:
         """The job succeeded; with `session`, in the same transaction as what it made. Raises LeaseLost."""
         with self._database.write(session) as opened:
-            return Job.from_row(_held(opened, claim, **_ended(State.SUCCEEDED), progress=1.0, result=dict(result)))
+            row = _held(opened, claim, **_ended(State.SUCCEEDED), progress=1.0, result=dict(result))
+            _tell_state(opened, row)
+            return Job.from_row(row)
 
     def fail(self, claim: Claim, code: str, message: str, *, retry: bool) -> Job:
         """The attempt failed; with `retry` the job waits and runs again while it has attempts left. Raises LeaseLost.
@@ -185,12 +208,15 @@ class Jobs:
                 values = _freed() | {"state": State.QUEUED, "run_at": clock() + delay}
             else:
                 values = _ended(State.FAILED)
-            return Job.from_row(_held(session, claim, **values))
+            row = _held(session, claim, **values)
+            _tell_state(session, row)
+            return Job.from_row(row)
 
     def release(self, claim: Claim) -> None:
         """Give the job back untouched, as a worker does that is told to stop. Raises LeaseLost."""
         with self._database.write() as session:
-            _held(session, claim, **_freed(), state=State.QUEUED, attempt=JobRow.attempt - 1, progress=0.0)
+            row = _held(session, claim, **_freed(), state=State.QUEUED, attempt=JobRow.attempt - 1, progress=0.0)
+            _tell_state(session, row)
 
     def reap(self) -> int:
         """Take the jobs whose lease ran out from their workers. Returns how many."""
@@ -206,20 +232,33 @@ class Jobs:
         }
         query = update(JobRow).where(JobRow.id == id, JobRow.state.in_(LIVE)).values(**values)
         with self._database.write() as session:
-            session.execute(query.execution_options(synchronize_session=False))
-            return _get(session, id)
+            row = session.scalar(query.returning(JobRow).execution_options(synchronize_session=False))
+            if row is None:
+                return _get(session, id)
+            _tell_state(session, row)
+            return Job.from_row(row)
 
     def get(self, id: str) -> Job:  # noqa: A002
         """One job. Raises JobNotFound."""
         with self._database.read() as session:
             return _get(session, id)
 
-    def list(self, state: State | None = None, limit: int = 100) -> list[Job]:
-        """At most `limit` jobs, newest first."""
+    def list(
+        self, state: State | None = None, limit: int = 100, *, kind: str | None = None, after: str | None = None
+    ) -> list[Job]:
+        """At most `limit` jobs, newest first, from the one that follows the job `after`. Raises JobNotFound for it."""
         query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id).limit(limit)
         if state is not None:
             query = query.where(JobRow.state == state)
+        if kind is not None:
+            query = query.where(JobRow.kind == kind)
+        if after is not None:
+            last = aliased(JobRow)
+            made = select(last.created_at).where(last.id == after).scalar_subquery()
+            query = query.where(or_(JobRow.created_at < made, and_(JobRow.created_at == made, JobRow.id > after)))
         with self._database.read() as session:
+            if after is not None:
+                _get(session, after)
             return [Job.from_row(row) for row in session.scalars(query)]
 
 
@@ -252,6 +291,16 @@ def _ended(state: State) -> dict[str, Any]:
     return _freed() | {"state": state, "finished_at": clock()}
 
 
+def _tell_state(session: Session, row: JobRow) -> None:
+    """Note the state that `row` is in now among the job's events."""
+    data: dict[str, Any] = {"state": row.state, "attempt": row.attempt}
+    if row.state == State.RUNNING and row.cancel_requested:
+        data["cancel_requested"] = True
+    if row.state != State.SUCCEEDED and row.error_code is not None:
+        data["error"] = {"code": row.error_code, "message": row.error_message}
+    record(session, row.id, EventKind.STATE, data)
+
+
 def _reap(session: Session) -> int:
     cancelled = JobRow.cancel_requested
     spent = JobRow.attempt >= JobRow.max_attempts
@@ -266,6 +315,9 @@ def _reap(session: Session) -> int:
             error_code=LeaseLost.code,
             error_message="the worker fell silent",
         )
-        .returning(JobRow.id)
+        .returning(JobRow)
     )
-    return len(session.execute(query.execution_options(synchronize_session=False)).all())
+    rows = session.scalars(query.execution_options(synchronize_session=False)).all()
+    for row in rows:
+        _tell_state(session, row)
+    return len(rows)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, exists, select
 from sqlalchemy.orm import Session
 
-from graftwork.errors import ArtifactNotFound, InvalidReference, RevisionNotFound
-from graftwork.registry.models import AliasRow, ArtifactRow, VersionRow
+from graftwork.errors import ArtifactNotFound, InvalidReference, RevisionNotFound, VersionWithdrawn
+from graftwork.registry.models import AliasRow, ArtifactRow, MarkRow, VersionRow
 from graftwork.registry.refs import Name, Ref
 
 KNOWN_SHOWN = 8
+WITHDRAWN = "withdrawn"
+"""How the table of marks spells it."""
 
 
 def find_artifact(session: Session, name: Name) -> ArtifactRow:
@@ -28,11 +30,29 @@ def versions_of(artifact: ArtifactRow) -> Select[VersionRow]:
 def find_version(session: Session, ref: Ref) -> VersionRow:
     """The version that `ref` points at: by alias, else by number, else by the first digits of a digest.
 
-    Raises ArtifactNotFound, RevisionNotFound, InvalidReference when several digests start so.
+    Raises ArtifactNotFound, RevisionNotFound, VersionWithdrawn, InvalidReference when several digests start so.
     """
-    artifact = find_artifact(session, ref.name)
+    row = _find_version(session, find_artifact(session, ref.name), ref)
+    if (mark := withdrawal(session, row)) is not None:
+        shown = f"{ref.name}@v{row.number}"
+        raise VersionWithdrawn(ref=shown, reason=mark.reason or "no reason was given")
+    return row
+
+
+def withdrawal(session: Session, row: VersionRow) -> MarkRow | None:
+    """The mark that says that a version was withdrawn, if it was."""
+    return session.get(MarkRow, (row.id, WITHDRAWN))
+
+
+def not_withdrawn() -> ColumnElement[bool]:
+    """The condition that a version of a query was not withdrawn."""
+    return ~exists().where(MarkRow.version_id == VersionRow.id, MarkRow.mark == WITHDRAWN)
+
+
+def _find_version(session: Session, artifact: ArtifactRow, ref: Ref) -> VersionRow:
     if ref.revision is None:
-        return session.scalars(versions_of(artifact).order_by(VersionRow.number.desc()).limit(1)).one()
+        newest = versions_of(artifact).order_by(not_withdrawn().desc(), VersionRow.number.desc())
+        return session.scalars(newest.limit(1)).one()
     alias = session.get(AliasRow, (artifact.id, ref.revision))
     if alias is not None:
         return session.scalars(versions_of(artifact).where(VersionRow.digest == alias.digest)).one()

@@ -5,17 +5,17 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from graftwork.api.deps import RegistryDep, SettingsDep
+from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.api.schemas.merges import MergeRequest
+from graftwork.merge.jobs.kinds.merge import submit_merge
 from graftwork.merge.recipe import load_recipe
-from graftwork.merge.worker import submit
 
 router = APIRouter(prefix="/merges", tags=["merges"])
 
 
 @router.post("", status_code=202)
-def submit_merge(body: MergeRequest, response: Response, registry: RegistryDep, settings: SettingsDep) -> JobOut:
+def post_merge(body: MergeRequest, response: Response, registry: RegistryDep, settings: SettingsDep) -> JobOut:
     """Check a recipe and queue it; the same recipe for the same name is the job that waits or runs already."""
-    job = submit(registry, load_recipe(body.recipe), settings=settings, name=body.name)
-    response.headers["Location"] = f"/api/v1/jobs/{job.id}"
-    return JobOut.of(job)
+    job = submit_merge(registry, load_recipe(body.recipe), settings=settings, name=body.name, priority=body.priority)
+    return accepted(job, response)

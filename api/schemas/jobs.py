@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from graftwork.registry.jobs import Job
+from graftwork.registry.jobs import Job, State
+
+LEAST_PROGRESS = 0.01
+
+
+class JobRequest(BaseModel):
+    """Work to queue."""
+
+    kind: Literal["extract", "import"] = Field(description="what is to be done")
+    payload: dict[str, Any] = Field(
+        description="what the kind of job is told",
+        examples=[{"model": "acme/support", "base": "acme/llama", "rank": 16, "name": "acme/support-lora"}],
+    )
+    priority: int = Field(default=0, ge=-100, le=100, description="higher ones run first")
 
 
 class JobErrorOut(BaseModel):
@@ -23,7 +36,9 @@ class JobOut(BaseModel):
     id: str
     kind: str
     state: str
+    priority: int
     progress: float
+    remaining_seconds: float | None = Field(description="an estimate from the progress so far, of a job that runs")
     attempt: int
     max_attempts: int
     cancel_requested: bool
@@ -31,6 +46,7 @@ class JobOut(BaseModel):
     result: dict[str, Any] | None
     error: JobErrorOut | None
     created_at: datetime
+    started_at: datetime | None
     finished_at: datetime | None
 
     @classmethod
@@ -43,7 +59,9 @@ class JobOut(BaseModel):
             id=job.id,
             kind=job.kind,
             state=job.state,
+            priority=job.priority,
             progress=job.progress,
+            remaining_seconds=_remaining(job),
             attempt=job.attempt,
             max_attempts=job.max_attempts,
             cancel_requested=job.cancel_requested,
@@ -51,5 +69,13 @@ class JobOut(BaseModel):
             result=None if job.result is None else dict(job.result),
             error=error,
             created_at=job.created_at,
+            started_at=job.started_at,
             finished_at=job.finished_at,
         )
+
+
+def _remaining(job: Job) -> float | None:
+    if job.state is not State.RUNNING or job.started_at is None or job.progress < LEAST_PROGRESS:
+        return None
+    elapsed = (datetime.now(UTC) - job.started_at).total_seconds()
+    return max(0.0, elapsed * (1 - job.progress) / job.progress)

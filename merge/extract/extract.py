@@ -24,7 +24,7 @@ from graftwork.merge.slices import Array, slice_starts
 from graftwork.progress import Progress, silent
 from graftwork.registry.blobs import check_space, refuse_full
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
-from graftwork.registry.importer import import_staged
+from graftwork.registry.importer import Also, import_staged
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import Kind, Parent, Relation, Version
@@ -97,12 +97,15 @@ def extract_version(
     seed: int = 0,
     aliases: Sequence[str] = (),
     progress: Progress = silent,
+    paths: bool = True,
+    also: Also | None = None,
 ) -> tuple[Version, Report]:
     """Register what `model` adds to `base`: a task_vector, or an adapter where there is a `rank`; see `extract`.
 
-    The base must be a version of the registry; where the model is one, it is a parent.
+    The base must be a version of the registry; where the model is one, it is a parent. `paths` and `also`: see
+    `graftwork.merge.publish.publish`.
     """
-    finder = Finder(registry)
+    finder = Finder(registry, paths=paths)
     ours, theirs = finder.find(model), finder.find(base)
     if theirs.version is None:
         reason = f"{base!r} is not a version of the registry; import it, or write to a folder"
@@ -125,6 +128,7 @@ def extract_version(
             metadata={"extract": _origin_of(ours, theirs, rank, dtype) | {"energy": report.energy}},
             parents=parents,
             actor="extract",
+            also=also,
             progress=progress,
         )
     return version, report

@@ -106,13 +106,18 @@ class Finder:
         return replace(whole, label=reference, adapter=adapter)
 
     def version(self, reference: str) -> Version | None:
-        """The registry's version that `reference` names, if there is a registry and an artifact of this name."""
+        """The registry's version that `reference` names, if there is a registry and an artifact of this name.
+
+        Raises RevisionNotFound, VersionQuarantined, VersionWithdrawn.
+        """
         if self.registry is None:
             return None
         try:
-            return self.registry.catalog.resolve(reference)
+            version = self.registry.catalog.resolve(reference)
         except (InvalidReference, ArtifactNotFound):
             return None
+        self.registry.marks.require_usable(version)
+        return version
 
 
 @dataclass(frozen=True, slots=True)

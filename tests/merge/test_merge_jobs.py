@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,22 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, save_lora
-from graftwork.errors import GraftworkError, InvalidRecipe, KindConflict, NonFiniteTensor, SourceNotFound
-from graftwork.merge.output.folder import write_folder
+from graftwork.errors import (
+    GraftworkError,
+    InvalidRecipe,
+    KindConflict,
+    LeaseLost,
+    NonFiniteTensor,
+    SourceNotFound,
+    VersionQuarantined,
+)
+from graftwork.merge.jobs.attempt import Failure, attempt
+from graftwork.merge.jobs.kinds.merge import submit_merge
+from graftwork.merge.jobs.worker import run_next, run_worker
 from graftwork.merge.recipe import Recipe, digest, load_recipe
 from graftwork.merge.run import merge
-from graftwork.merge.worker import run_next, run_worker, submit
 from graftwork.registry.importer import import_source
-from graftwork.registry.jobs import Job, State
+from graftwork.registry.jobs import Claim, Job, State
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.snapshots import materialise
@@ -157,8 +166,8 @@ def test_merged_adapters_are_registered_on_their_base(registry: Registry, settin
 
 
 def test_a_worker_carries_out_a_submitted_merge(registry: Registry, settings: Settings, recipe: Recipe) -> None:
-    job = submit(registry, recipe, settings=settings)
-    assert submit(registry, recipe, settings=settings).id == job.id
+    job = submit_merge(registry, recipe, settings=settings)
+    assert submit_merge(registry, recipe, settings=settings).id == job.id
     stop = threading.Event()
     worker = threading.Thread(target=run_worker, args=(registry, settings, stop))
     worker.start()
@@ -175,17 +184,17 @@ def test_a_worker_carries_out_a_submitted_merge(registry: Registry, settings: Se
 def test_a_job_is_pinned_to_the_versions_of_its_submission(
     registry: Registry, settings: Settings, recipe: Recipe
 ) -> None:
-    job = submit(registry, recipe, settings=settings)
+    job = submit_merge(registry, recipe, settings=settings)
     assert job.payload["recipe"]["base_model"] == "acme/base@v1"
     assert [entry["model"] for entry in job.payload["recipe"]["models"]] == ["acme/model-1@v1", "acme/model-2@v1"]
 
 
 def test_a_bad_recipe_is_refused_at_submission(registry: Registry, settings: Settings, bench: Any) -> None:
     with pytest.raises(GraftworkError, match="density"):
-        submit(registry, load_recipe({**TIES, "parameters": {"density": 2}}), settings=settings)
+        submit_merge(registry, load_recipe({**TIES, "parameters": {"density": 2}}), settings=settings)
     models = [{"model": str(bench.root / "model-1")}]
     with pytest.raises(SourceNotFound, match="expected a registry reference"):
-        submit(registry, load_recipe({**TIES, "models": models}), settings=settings)
+        submit_merge(registry, load_recipe({**TIES, "models": models}), settings=settings)
     assert registry.jobs.list() == []
 
 
@@ -193,7 +202,7 @@ def test_a_job_that_fails_says_why(registry: Registry, settings: Settings, bench
     broken = bench.random(5)
     broken["model.norm.weight"][0] = np.nan
     import_source(registry, bench.write("broken", broken), Name.parse("acme/broken"), base=Ref.parse("acme/base"))
-    job = submit(registry, load_recipe({**TIES, "models": [{"model": "acme/broken"}]}), settings=settings)
+    job = submit_merge(registry, load_recipe({**TIES, "models": [{"model": "acme/broken"}]}), settings=settings)
     assert run_next(registry, settings, worker="w")
     failed = registry.jobs.get(job.id)
     assert (failed.state, failed.error_code) == (State.FAILED, "non_finite_tensor")
@@ -201,39 +210,45 @@ def test_a_job_that_fails_says_why(registry: Registry, settings: Settings, bench
     assert not run_next(registry, settings, worker="w")
 
 
-def test_a_running_merge_can_be_cancelled(
-    registry: Registry, settings: Settings, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = submit(registry, recipe, settings=settings)
-    _cancel_when_it_runs(registry, job, monkeypatch)
-    assert run_next(registry, settings, worker="w", lease_seconds=0.1)
-    assert registry.jobs.get(job.id).state is State.CANCELLED
+def attempted(
+    registry: Registry, settings: Settings, told: Callable[[Mapping[str, Any]], None], stop: threading.Event
+) -> Failure | None:
+    """An attempt at the waiting job in this process."""
+    claim = registry.jobs.claim("w", ["merge"], 0.05)
+    assert claim is not None
+    return attempt(registry, settings, claim, tell=told, stop=stop)
+
+
+def test_a_running_merge_stops_between_two_slices(registry: Registry, settings: Settings, recipe: Recipe) -> None:
+    submit_merge(registry, recipe, settings=settings)
+    stop = threading.Event()
+    failure = attempted(registry, settings, lambda line: stop.set() if line["stage"] == "merge" else None, stop)
+    assert failure is not None
+    assert failure.stopped
     assert "acme/merged" not in {str(artifact.name) for artifact in registry.catalog.list()}
-    assert left_over(registry) == []
 
 
-def test_a_worker_that_lost_its_lease_registers_nothing(
-    registry: Registry, settings: Settings, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = submit(registry, recipe, settings=settings)
+def test_a_worker_that_lost_its_lease_registers_nothing(registry: Registry, settings: Settings, recipe: Recipe) -> None:
+    job = submit_merge(registry, recipe, settings=settings)
+    others: list[Claim | None] = []
 
-    def write_while_another_takes_over(*arguments: Any) -> Any:
-        report = write_folder(*arguments)
-        time.sleep(0.3)
-        assert registry.jobs.claim("other", ["merge"], 60) is not None
-        return report
+    def another_takes_over(line: Mapping[str, Any]) -> None:
+        if line["stage"] == "import" and not others:
+            time.sleep(0.1)
+            others.append(registry.jobs.claim("other", ["merge"], 60))
 
-    monkeypatch.setattr("graftwork.merge.publish.write_folder", write_while_another_takes_over)
-    monkeypatch.setattr(registry.jobs, "heartbeat", lambda *_: False)
-    assert run_next(registry, settings, worker="w", lease_seconds=0.1)
+    with pytest.raises(LeaseLost):
+        attempted(registry, settings, another_takes_over, threading.Event())
+    assert others[0] is not None
     assert registry.jobs.get(job.id).state is State.RUNNING
     assert "acme/merged" not in {str(artifact.name) for artifact in registry.catalog.list()}
+    assert left_over(registry) == []
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     registry: Registry, settings: Settings, recipe: Recipe
 ) -> None:
-    job = submit(registry, recipe, settings=settings)
+    job = submit_merge(registry, recipe, settings=settings)
     stop = threading.Event()
     stop.set()
     assert run_next(registry, settings, worker="w", stop=stop)
@@ -242,24 +257,10 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     assert registry.jobs.get(job.id).state is State.SUCCEEDED
 
 
-def _cancel_when_it_runs(registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-
-    def write_after_a_cancel(planned: Any, out: Path, progress: Any, keep: Any) -> Any:
-        registry.jobs.cancel(job.id)
-
-        def slowly(stage: str, done: int, total: int) -> None:
-            time.sleep(0.05)
-            progress(stage, done, total)
-
-        return write_folder(planned, out, slowly, keep)
-
-    monkeypatch.setattr("graftwork.merge.publish.write_folder", write_after_a_cancel)
-
-
 def test_a_worker_outlives_a_database_that_fails_for_a_while(
     registry: Registry, settings: Settings, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    job = submit(registry, recipe, settings=settings)
+    job = submit_merge(registry, recipe, settings=settings)
     claim, failures = registry.jobs.claim, iter(range(3))
 
     def flaky(*args: Any) -> Any:
@@ -268,7 +269,7 @@ def test_a_worker_outlives_a_database_that_fails_for_a_while(
         return claim(*args)
 
     monkeypatch.setattr(registry.jobs, "claim", flaky)
-    monkeypatch.setattr("graftwork.merge.worker.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("graftwork.merge.jobs.worker.IDLE_SECONDS", 0.01)
     stop = threading.Event()
     worker = threading.Thread(target=run_worker, args=(registry, settings, stop))
     worker.start()
@@ -278,3 +279,11 @@ def test_a_worker_outlives_a_database_that_fails_for_a_while(
         stop.set()
         worker.join()
     assert sum("cannot be reached" in record.message for record in caplog.records) == 3
+
+
+def test_a_quarantined_model_is_not_merged(registry: Registry, settings: Settings, recipe: Recipe) -> None:
+    model = registry.catalog.resolve("acme/model-2")
+    registry.marks.quarantine(model, actor="ada", reason="poisoned")
+    with pytest.raises(VersionQuarantined, match=r"acme/model-2@v1 is quarantined \(poisoned\)"):
+        submit_merge(registry, recipe, settings=settings)
+    assert registry.jobs.list() == []

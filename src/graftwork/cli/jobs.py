@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -10,27 +11,34 @@ from rich.text import Text
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.cli.options import home_option, json_option
 from graftwork.cli.render import age, print_json, say, show_table, state, table
+from graftwork.registry.job_events import EventKind, JobEvent
+from graftwork.registry.jobs import ENDED
 from graftwork.registry.registry import Registry
 from graftwork.settings import load_settings
+
+FOLLOW_SECONDS = 0.2
 
 
 @click.command()
 @click.argument("job_id", metavar="[ID]", required=False)
 @click.option("--cancel", is_flag=True, help="Cancel the job ID.")
+@click.option("--follow", is_flag=True, help="Print what happens to the job ID until it ends.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="How many to list.")
 @home_option
 @json_option
-def jobs(job_id: str | None, cancel: bool, limit: int, home: Path | None, as_json: bool) -> None:
-    """List jobs, show one, or cancel it.
+def jobs(job_id: str | None, cancel: bool, follow: bool, limit: int, home: Path | None, as_json: bool) -> None:
+    """List jobs, show one, follow or cancel it.
 
     \b
     Example:
         graft jobs 5f0c2a --cancel
     """
-    if cancel and job_id is None:
-        raise click.UsageError("--cancel needs the ID of a job.")
+    if (cancel or follow) and job_id is None:
+        raise click.UsageError(f"--{'cancel' if cancel else 'follow'} needs the ID of a job.")
     with Registry.open(load_settings(home=home)) as registry:
         if job_id is not None:
+            if follow:
+                _follow(registry, job_id)
             job = registry.jobs.cancel(job_id) if cancel else registry.jobs.get(job_id)
             found = [JobOut.of(job)]
         else:
@@ -41,6 +49,28 @@ def jobs(job_id: str | None, cancel: bool, limit: int, home: Path | None, as_jso
         _show(found)
     else:
         say("There are no jobs.")
+
+
+def _follow(registry: Registry, job_id: str) -> None:
+    position = 0
+    while True:
+        ended = registry.jobs.get(job_id).state in ENDED
+        for event in registry.job_events.after(job_id, position):
+            position = event.id
+            say(f"{event.happened_at:%H:%M:%S} {_told(event)}")
+        if ended:
+            return
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _told(event: JobEvent) -> str:
+    match event.kind:
+        case EventKind.LOG:
+            return str(event.data["text"])
+        case EventKind.PROGRESS:
+            return f"{event.data['stage']} {event.data['progress']:.0%}"
+        case EventKind.STATE:
+            return f"{event.data['state']} (attempt {event.data['attempt']})"
 
 
 def _show(found: list[JobOut]) -> None:

@@ -1,0 +1,49 @@
+"""The sorts of jobs: each is a file of `kinds/` that says what it is told and what it does."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from graftwork.errors import GraftworkError, InvalidRequest
+from graftwork.merge.jobs.work import Work
+
+MODULES = {
+    "merge": "graftwork.merge.jobs.kinds.merge",
+    "extract": "graftwork.merge.jobs.kinds.extract",
+    "import": "graftwork.merge.jobs.kinds.import_model",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sort of job. `run` returns the job's result, unless it finished the job itself with what it registered."""
+
+    name: str
+    payload: type[BaseModel]
+    run: Callable[[Work, Any], Mapping[str, Any] | None]
+    shares: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Where each stage of its progress begins, and how much of the whole it is."""
+    retried: tuple[type[GraftworkError], ...] = ()
+    """Failures after which another attempt may succeed."""
+
+    def parse(self, payload: Mapping[str, Any]) -> Any:
+        """The payload as the kind's own type. Raises InvalidRequest naming the field that is wrong."""
+        try:
+            return self.payload.model_validate(payload)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "payload"
+            raise InvalidRequest(field=where, reason=str(first["msg"]).removeprefix("Value error, ")) from None
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of that name. Raises InvalidRequest naming the ones there are."""
+    if name not in MODULES:
+        raise InvalidRequest(field="kind", reason=f"there is no kind of job {name!r}; there is {', '.join(MODULES)}")
+    kind: Kind = importlib.import_module(MODULES[name]).KIND
+    return kind

@@ -1,0 +1,47 @@
+"""Importing from the Hub."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+
+from graftwork.errors import HubUnavailable
+from graftwork.merge.jobs.kind import Kind
+from graftwork.merge.jobs.submit import outcome_of
+from graftwork.merge.jobs.work import Work
+from graftwork.registry.importer import import_source
+from graftwork.registry.refs import Name, Ref
+from graftwork.registry.versions import Kind as ArtifactKind
+from graftwork.registry.versions import Version
+
+
+class ImportOrder(BaseModel):
+    """A repository of the Hub, and what to register it as. Folders of the server's machine are not accepted."""
+
+    source: str = Field(pattern=r"^hf:[^/\s]+/[^/\s]+$", max_length=256)
+    name: str
+    kind: ArtifactKind | None = None
+    base: str | None = None
+    aliases: list[str] = []
+
+
+def run(work: Work, order: ImportOrder) -> None:
+    """Fetch, check and register, and end the job in the same transaction."""
+
+    def finish(session: Session, version: Version) -> None:
+        work.finish(session, outcome_of(version))
+
+    import_source(
+        work.registry,
+        order.source,
+        Name.parse(order.name),
+        kind=order.kind,
+        base=None if order.base is None else Ref.parse(order.base),
+        aliases=order.aliases,
+        actor="import",
+        also=finish,
+        progress=work.progress,
+    )
+
+
+KIND = Kind(name="import", payload=ImportOrder, run=run, retried=(HubUnavailable,))

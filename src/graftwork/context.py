@@ -1,0 +1,8 @@
+"""What is true of the work at hand wherever it goes: the HTTP request that it belongs to."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request that is being answered; None outside of one."""
