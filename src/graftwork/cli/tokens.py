@@ -1,0 +1,106 @@
+"""`graft tokens`."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from graftwork.api.schemas.tokens import NewTokenOut, TokenOut
+from graftwork.cli.options import home_option, json_option
+from graftwork.cli.render import age, print_json, say, show_table, table
+from graftwork.registry.grants import Grants
+from graftwork.registry.registry import Registry
+from graftwork.settings import load_settings
+
+DAY_SECONDS = 86400.0
+
+
+@click.group()
+def tokens() -> None:
+    """Make, list and revoke the tokens that a server asks for.
+
+    \b
+    Example:
+        graft tokens create ada --grant acme=write,infer
+    """
+
+
+@tokens.command()
+@click.argument("owner")
+@click.option("--grant", "grants", multiple=True, required=True, metavar="NAMESPACE=SCOPES", help="May be repeated.")
+@click.option("--name", default="", help="What it is for.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), metavar="N", help="How long it is good for.")
+@home_option
+@json_option
+def create(
+    owner: str, grants: tuple[str, ...], name: str, days: float | None, home: Path | None, as_json: bool
+) -> None:
+    """Make a token and print its secret, which is shown only now.
+
+    Scopes are read, write, infer and admin, with commas between them; the namespace * stands for every one.
+
+    \b
+    Example:
+        graft tokens create ada --grant acme=write,infer --grant public=read --days 90
+    """
+    given = {}
+    for grant in grants:
+        namespace, equals, scopes = grant.partition("=")
+        if not equals:
+            raise click.UsageError(f"--grant {grant!r} is not NAMESPACE=SCOPES, such as acme=write,infer.")
+        given[namespace] = scopes.split(",")
+    with Registry.open(load_settings(home=home)) as registry:
+        seconds = None if days is None else days * DAY_SECONDS
+        secret, token = registry.tokens.create(
+            owner, Grants.parse(given), name=name, seconds=seconds, actor=getpass.getuser()
+        )
+    if as_json:
+        print_json(NewTokenOut(**TokenOut.of(token).model_dump(), secret=secret))
+    else:
+        say(f"Token {token.id} for {owner}; keep it, it is not shown again:")
+        click.echo(secret)
+
+
+@tokens.command("ls")
+@home_option
+@json_option
+def ls(home: Path | None, as_json: bool) -> None:
+    """List the tokens, newest first.
+
+    \b
+    Example:
+        graft tokens ls
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        found = [TokenOut.of(token) for token in registry.tokens.list()]
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        say("There are no tokens.")
+        return
+    grid = table("id", "owner", "name", "grants", "made", "used", "state", right=("id",))
+    for token in found:
+        grants = " ".join(f"{namespace}={','.join(scopes)}" for namespace, scopes in token.grants.items())
+        used = "never" if token.last_used_at is None else age(token.last_used_at)
+        made, owner = Text(age(token.created_at), style="dim"), Text(token.owner, style="bold")
+        grid.add_row(str(token.id), owner, token.name, grants, made, used, "revoked" if token.revoked_at else "good")
+    show_table(grid)
+
+
+@tokens.command()
+@click.argument("token_id", metavar="ID", type=int)
+@home_option
+def revoke(token_id: int, home: Path | None) -> None:
+    """End a token at once.
+
+    \b
+    Example:
+        graft tokens revoke 3
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        token = registry.tokens.revoke(token_id, actor=getpass.getuser())
+    say(f"Token {token.id} of {token.owner} is good for nothing now.")
