@@ -1,22 +1,25 @@
-"""Adapters on an unmodified model: a forward hook adds to every linear layer's output."""
+"""Adapters on an unmodified model: forward hooks change what its layers compute, row by row."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from graftwork.adapters.loader import Factors
-from graftwork.adapters.pool import Resident
+from graftwork.adapters.changes import Factors, Lowered
+from graftwork.adapters.pool import Form, Gate, Resident
 from graftwork.kernels.lora_expand import lora_expand
+from graftwork.kernels.lora_plan import LoraPlan, Segments
 from graftwork.kernels.lora_shrink import lora_shrink
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class Route:
     start: Tensor
     rank: Tensor
     max_rank: int
+    gates: Mapping[int, Gate]
+    """By slot."""
+    plan: LoraPlan | None
+    """Of the whole low rank, where one call can do it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +58,70 @@ class Rows:
 
 
 class Attachments:
-    """The rank-row pools of a model's linear layers.
+    """The rank-row pools of a model's linear layers, and the hooks that bring adapters into its forward.
 
     A module's pool is made when the first adapter that changes it is installed: adapters that only change attention
     cost no memory in the rest. Installing writes rows that no step reads, so it needs no pause between steps.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int) -> None:
+    def __init__(self, model: PreTrainedModel, rows: int, heads: Collection[nn.Module] = ()) -> None:
+        """`heads`: modules that see the rows of `Rows.head_slots`, beside the model's output embedding."""
         self.rows = rows
+        self.modules = dict(model.named_modules(remove_duplicate=False))
         self.targets: dict[str, nn.Linear | Conv1D] = {
             name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
         }
         self.dtype, self.device = model.dtype, model.device
+        self._heads = {model.get_output_embeddings(), *heads}  # type: ignore[no-untyped-call]
         self._pools: dict[str, Pool] = {}
         self._making = threading.Lock()
         self._routes: Mapping[str, Route] = {}
+        self._forms: Mapping[str, Mapping[int, Form]] = {}
+        self._hooked: set[str] = set()
         self._routed: tuple[Resident, ...] = ()
         self._rows: Rows | None = None
-        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        self._segments: dict[bool, Segments] = {}
+        self.aside: dict[str, dict[int, Tensor]] = {}
+        """By module and slot: the last forward's rows of adapters whose form makes them of another width than the
+        module's, as a classification head does that has labels of its own."""
         for name, module in self.targets.items():
-            module.register_forward_hook(self._hook(name, module is head))
+            module.register_forward_hook(self._low_rank_hook(name, module in self._heads))
 
     def shape(self, name: str) -> tuple[int, int] | None:
         """(in, out) of a linear layer of the model; None when it has none of that name."""
         module = self.targets.get(name)
         return None if module is None else self._shape(module)
+
+    def module(self, module: str) -> nn.Module:
+        """A module of the model, as `changes.BaseWeights` wants it. Raises KeyError."""
+        found: nn.Module = self.modules[module]
+        return found
+
+    def tied(self, module: str) -> tuple[str, ...]:
+        """The other modules with the same weight. Raises KeyError."""
+        weight = getattr(self.modules[module], "weight", None)
+        same = (name for name, other in self.modules.items() if getattr(other, "weight", None) is weight)
+        return () if weight is None else tuple(name for name in same if name != module)
+
+    def weight(self, module: str) -> Tensor:
+        """A module's weight as `changes.BaseWeights` wants it. Raises KeyError."""
+        weight: Tensor | None = getattr(self.modules[module], "weight", None)
+        if weight is None:
+            raise KeyError(module)
+        return weight.detach().t() if isinstance(self.modules[module], Conv1D) else weight.detach()
+
+    def bias(self, module: str) -> Tensor | None:
+        """A module's bias, or None. Raises KeyError."""
+        bias: Tensor | None = getattr(self.modules[module], "bias", None)
+        return None if bias is None else bias.detach()
+
+    def takes_any_width(self, module: str) -> bool:
+        """Never: what follows the module wants its own width."""
+        return False
+
+    def adopt(self, adapter: Lowered) -> Lowered:
+        """The adapter with its modules named as this model's are; here, as it is."""
+        return adapter
 
     def install(self, resident: Resident, factors: Mapping[str, Factors]) -> None:
         """Write an adapter into the rows it owns; nothing may read them yet."""
@@ -90,7 +136,12 @@ class Attachments:
         """Within the block, forwards compute `rows`. One block at a time."""
         if rows.residents != self._routed:
             self._routes, self._routed = self._route(rows.residents), rows.residents
+            self._forms = _by_module([resident.forms for resident in rows.residents])
+            for name in self._forms.keys() - self._hooked:  # here, because a forward must not meet a changing module
+                self._hook_forms(name)
         self._rows = rows
+        self._segments = {}
+        self.aside = {}
         try:
             yield
         finally:
@@ -98,28 +149,83 @@ class Attachments:
 
     def _route(self, residents: Sequence[Resident]) -> dict[str, Route]:
         start = torch.tensor([resident.start for resident in residents], dtype=torch.int32, device=self.device)
+        gates = _by_module([resident.gates for resident in residents])
         ranks: dict[tuple[int, ...], Tensor] = {}
         routes = {}
         for name in {name: None for resident in residents for name in resident.ranks}:
             each = tuple(resident.ranks.get(name, 0) for resident in residents)
             if each not in ranks:
                 ranks[each] = torch.tensor(each, dtype=torch.int32, device=self.device)
-            routes[name] = Route(self._pools[name], start, ranks[each], max(each))
+            pool, gated = self._pools[name], gates.get(name, {})
+            plan = None
+            if not gated and LoraPlan.takes(pool.a, pool.b):
+                plan = LoraPlan(pool.a, pool.b, [resident.start for resident in residents], each)
+            routes[name] = Route(pool, start, ranks[each], max(each), gated, plan)
         return routes
 
-    def _hook(self, name: str, is_head: bool) -> Any:
-        def add_adapters(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def _low_rank_hook(self, name: str, is_head: bool) -> Any:
+        def add_low_rank(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             route = self._routes.get(name)
             if route is None or self._rows is None:
                 return
             slots = self._rows.head_slots if is_head else self._rows.slots
             x = args[0].reshape(-1, args[0].shape[-1]).contiguous()
-            if len(x) != len(slots):
-                raise ValueError(f"{name} computes {len(x)} rows of {len(slots)}, so adapters cannot change it")
-            hidden = lora_shrink(x, route.pool.a, route.start, route.rank, slots, route.max_rank)
-            lora_expand(output.view(-1, output.shape[-1]), hidden, route.pool.b, route.start, route.rank, slots)
+            _require_rows(name, x, slots)
+            y = output.view(-1, output.shape[-1])
+            if route.plan is not None and route.plan.add(y, x, self._segments_of(slots, is_head)):
+                return
+            hidden: Any = lora_shrink(x, route.pool.a, route.start, route.rank, slots, route.max_rank)
+            for slot, gate in route.gates.items():
+                mine = slots == slot
+                weights = gate(x[mine])
+                hidden[mine, : weights.shape[1]] *= weights
+            lora_expand(y, hidden, route.pool.b, route.start, route.rank, slots)
 
-        return add_adapters
+        return add_low_rank
+
+    def _segments_of(self, slots: Tensor, is_head: bool) -> Segments:
+        if is_head not in self._segments:
+            self._segments[is_head] = Segments(slots.tolist())
+        return self._segments[is_head]
+
+    def _hook_forms(self, name: str) -> None:
+        """Let forms of a module, of whatever kind it is, see its input and its output, after the low rank."""
+        module = self.modules[name]
+        is_head = module in self._heads
+
+        def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            forms, rows = self._forms.get(name), self._rows
+            if forms is None or rows is None:
+                return None
+            slots = rows.head_slots if is_head else rows.slots
+            x = _as_rows(module, args[0])
+            _require_rows(name, x, slots)
+            changed = x
+            for slot, form in forms.items():
+                mine = slots == slot
+                given = x[mine]
+                if (wanted := form.before(given)) is not given:
+                    changed = x.clone() if changed is x else changed
+                    changed[mine] = wanted
+            return None if changed is x else (changed.view(args[0].shape), *args[1:])
+
+        def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            forms, rows = self._forms.get(name), self._rows
+            if forms is None or rows is None:
+                return
+            slots, route = rows.head_slots if is_head else rows.slots, self._routes.get(name)
+            x, y = _as_rows(module, args[0]), output.view(-1, output.shape[-1])
+            for slot, form in forms.items():
+                mine = slots == slot
+                made = form.after(x[mine], y[mine], route is not None and name in rows.residents[slot].ranks)
+                if made.shape[-1] == y.shape[-1]:
+                    y[mine] = made
+                else:
+                    self.aside.setdefault(name, {})[slot] = made
+
+        module.register_forward_pre_hook(before)
+        module.register_forward_hook(after)
+        self._hooked.add(name)
 
     @staticmethod
     def _shape(module: nn.Linear | Conv1D) -> tuple[int, int]:
@@ -133,3 +239,21 @@ class Attachments:
                 a, b = (torch.zeros(self.rows, width, dtype=self.dtype, device=self.device) for width in (inner, out))
                 self._pools[name] = Pool(a, b)
             return self._pools[name]
+
+
+def _by_module(each: Sequence[Mapping[str, T]]) -> dict[str, dict[int, T]]:
+    """Module -> slot -> what the slot's adapter has there."""
+    found: dict[str, dict[int, T]] = {}
+    for slot, parts in enumerate(each):
+        for name, part in parts.items():
+            found.setdefault(name, {})[slot] = part
+    return found
+
+
+def _as_rows(module: nn.Module, x: Tensor) -> Tensor:
+    return x.reshape(-1) if isinstance(module, nn.Embedding) else x.reshape(-1, x.shape[-1])
+
+
+def _require_rows(name: str, x: Tensor, slots: Tensor) -> None:
+    if len(x) != len(slots):
+        raise ValueError(f"{name} computes {len(x)} rows of {len(slots)}, so adapters cannot change it")

@@ -2,116 +2,263 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from concurrent.futures import Future
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 
-import torch
-
-from graftwork.adapters.engine.engine import Engine
+from graftwork.adapters.admission import Admission, Serving
+from graftwork.adapters.engines import Engines
+from graftwork.adapters.experts.target import Target, find_target, target_of
 from graftwork.adapters.lease import Lease
-from graftwork.errors import ModelNotFound, Overloaded
+from graftwork.adapters.place import Occupant, Source
+from graftwork.adapters.residency import Residency
+from graftwork.errors import GraftworkError, InvalidRequest, ModelNotFound, Overloaded
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
 from graftwork.registry.versions import Kind, Version
 from graftwork.settings import Settings
 
+__all__ = ["Admission", "Host"]
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What a request was resolved to, once and for good: aliases may move while it runs."""
+RESOLVERS = 4
+DRAIN_POLL_SECONDS = 0.05
 
-    engine: Engine
-    lease: Lease | None
-    """The pinned adapter; None for a base. Give it to `Engine.submit`, or release it."""
-    base: Version
-    adapter: Version | None
-
-    @property
-    def served(self) -> str:
-        """`ns/name@<12 digits of the digest>`: the version that answers."""
-        version = self.adapter or self.base
-        return f"{version.name}@{version.digest[:12]}"
+logger = logging.getLogger(__name__)
 
 
 class Host:
-    """The engines of this process, one for each base or checkpoint that was asked for; thread-safe."""
+    """Admits requests to the engines of this process; thread-safe.
+
+    `request` never waits: names are resolved, engines started and adapters loaded on threads of their own, each kind
+    on its own, so that a request for what is resident passes those for what is not.
+    """
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
-        """Engines run on the first GPU if there is one, else on the CPU, in their checkpoint's dtype."""
         self._registry = registry
         self._settings = settings
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._engines: dict[str, Future[Engine]] = {}
-        self._closed = False
+        self._engines = Engines(registry, settings, started=self._started)
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="graftwork-resolver")
+        self._kept: dict[str, Version] = {}
+        self._barred: frozenset[str] = frozenset()
+        self._closing = threading.Event()
         self._lock = threading.Lock()
 
-    def admit(self, model: str) -> Admission:
-        """Resolve `ns/name`, `ns/name@alias` or `ns/name@version`, and pin what it names.
+    def request(self, model: str) -> Future[Admission]:
+        """Resolve `ns/name`, `ns/name@alias`, `ns/name@version` or a mixture of these, and pin what it names.
 
-        The first request for a base loads its engine; others wait for it. Raises ModelNotFound for an artifact that is
-        neither a model nor an adapter, NoAdapterCapacity, Overloaded after `close`, what resolving and loading raise.
+        The first request for a base loads its engine. One for an adapter that has no rank rows waits for them, at most
+        `adapter_wait_seconds`. The future fails with ModelNotFound for an artifact of another kind and for a version
+        that was withdrawn, NoAdapterCapacity, Overloaded after `close`, and what resolving and loading raise. Who
+        cancels it need not release anything.
         """
-        version = self._registry.catalog.resolve(model)
-        if version.kind in (Kind.BASE, Kind.CHECKPOINT):
-            return Admission(self._engine(version), None, version, None)
-        if version.kind is not Kind.ADAPTER or version.base is None:
-            kinds = "a base, a checkpoint or an adapter can be"
-            raise ModelNotFound(model=model, reason=f"it is a {version.kind.replace('_', ' ')}; {kinds}")
-        base = self._registry.catalog.by_digest(version.base)
-        engine = self._engine(base)
-        return Admission(engine, self._pin(engine, version), base, version)
+        future: Future[Admission] = Future()
+        try:
+            self._resolvers.submit(self._resolve, model, future)
+        except RuntimeError:  # it was shut down
+            raise Overloaded(reason="the server is shutting down") from None
+        return future
 
-    def prepare(self, version: Version) -> None:
+    def admit(self, model: str) -> Admission:
+        """What `request` promises, waited for. Raises what its future fails with."""
+        return self.request(model).result()
+
+    def prepare(self, version: Version, *, replaces: str | None = None) -> None:
         """Make an adapter ready before an alias moves to it: loaded into its base's engine and probed there.
 
-        Does nothing for anything else, and when its base has no engine. Raises AdapterProbeFailed and what
-        `Residency.acquire` raises; then the alias must stay where it is.
+        The version with the digest `replaces` is not evicted meanwhile. Does nothing for what is neither an adapter nor
+        an expert set, and when its base has no engine. Raises AdapterProbeFailed, ModelNotFound for a version that was
+        withdrawn, and what `Residency.acquire` raises; then the alias must stay where it is.
         """
-        if version.kind is not Kind.ADAPTER or version.base is None:
+        target = self._target_of(version)
+        starting = self._engines.starting(target.base.digest) if target is not None else None
+        if target is None or starting is None or starting.exception() is not None:
             return
+        residency = starting.result().residency
+        with (residency.pin(replaces) if replaces else None) or nullcontext():
+            wait = float(self._settings.adapter_wait_seconds)
+            source = _source(target, residency)
+            residency.prepare(target.digest, source, name=target.name, wait=wait)
+
+    def is_resident(self, digest: str) -> bool:
+        """Whether any engine holds the adapter."""
+        return any(digest in engine.residency.digests for engine in self._engines.all().values())
+
+    def occupants(self) -> dict[str, list[Occupant]]:
+        """The adapters in each engine that runs, by the digest of its base."""
+        return {digest: engine.residency.occupants for digest, engine in self._engines.all().items()}
+
+    @property
+    def kept(self) -> dict[str, Version]:
+        """What is never evicted: the version by the name it was asked for under."""
         with self._lock:
-            starting = self._engines.get(version.base)
-        if starting is None or starting.exception() is not None:
-            return
-        folder = materialise(self._registry, version)
-        starting.result().residency.prepare(version.digest, folder, name=version.ref)
+            return dict(self._kept)
+
+    def keep(self, ref: str) -> Version:
+        """Load `ns/name@alias` or `ns/name@version` where its base is served, and never evict it until `let_go`.
+
+        When the alias moves, `follow` keeps its new version instead. Raises InvalidRequest for what is neither an
+        adapter nor an expert set, and what resolving and `prepare` raise.
+        """
+        version = self._registry.catalog.resolve(ref)
+        if self._target_of(version) is None:
+            reason = f"{version.ref} is a {version.kind.replace('_', ' ')}; adapters and expert sets can be kept"
+            raise InvalidRequest(field="ref", reason=reason)
+        self.prepare(version)
+        with self._lock:
+            before, self._kept[ref] = self._kept.get(ref), version
+        self._apply_kept(before, version)
+        return version
+
+    def let_go(self, ref: str) -> bool:
+        """Let what `keep` kept under this name be evicted again. Returns whether it was kept."""
+        with self._lock:
+            before = self._kept.pop(ref, None)
+        self._apply_kept(before, None)
+        return before is not None
+
+    def keeps(self, key: str, alias: str) -> bool:
+        """Whether anything is kept for the alias of the artifact `key` (its name in lower case)."""
+        return any(ref.lower() == f"{key}@{alias}".lower() for ref in self.kept)
+
+    def follow(self, key: str, alias: str, version: Version) -> None:
+        """Keep `version` instead of what was kept for the alias of the artifact `key` (its name in lower case)."""
+        with self._lock:
+            refs = [ref for ref in self._kept if ref.lower() == f"{key}@{alias}".lower()]
+            before = {ref: self._kept[ref] for ref in refs}
+            self._kept.update(dict.fromkeys(refs, version))
+        for old in before.values():
+            self._apply_kept(old, version)
+
+    def bar(self, digests: frozenset[str]) -> None:
+        """Serve these versions no more, and all others again. Returns at once.
+
+        There are no new pins from now on, and the rows are free when the last request ends. Requests that still run
+        after `drain_seconds` are aborted.
+        """
+        with self._lock:
+            fresh = digests - self._barred
+            self._barred = digests
+            self._kept = {ref: version for ref, version in self._kept.items() if version.digest not in digests}
+        for digest in fresh:
+            for engine in self._engines.all().values():
+                self._retire(engine, digest)
 
     def close(self, *, drain: bool = False) -> None:
         """Close every engine: finish (`drain`) or abort what it computes."""
-        with self._lock:
-            self._closed = True
-            engines = list(self._engines.values())
-        for starting in engines:
-            if starting.exception() is None:
-                starting.result().close(drain=drain)
+        self._closing.set()
+        self._resolvers.shutdown(wait=True, cancel_futures=True)
+        self._engines.close(drain=drain)
 
-    def _engine(self, base: Version) -> Engine:
-        with self._lock:
-            if self._closed:
-                raise Overloaded(reason="the server is shutting down")
-            starting = self._engines.get(base.digest)
-            is_new = starting is None
-            if starting is None:
-                starting = self._engines[base.digest] = Future()
-        if is_new:
-            self._start(base, starting)
-        return starting.result()
+    def _resolve(self, model: str, future: Future[Admission]) -> None:
+        with _failing(future):
+            target = find_target(self._registry, model)
+            self._refuse_barred(target, model)
+            engine = self._engines.request(target.base)
+            engine.add_done_callback(lambda ready: self._pin(target, ready, future))
 
-    def _start(self, base: Version, starting: Future[Engine]) -> None:
-        try:
-            folder = materialise(self._registry, base)
-            engine = Engine.load(folder, self._settings, name=base.ref, device=self._device)
-            engine.start()
-        except BaseException as error:
-            with self._lock:
-                del self._engines[base.digest]
-            starting.set_exception(error)
+    def _pin(self, target: Target, ready: Future[Serving], future: Future[Admission]) -> None:
+        with _failing(future):
+            engine = ready.result()
+            if target.source is None:
+                _deliver(Admission(engine, None, target), future)
+                return
+            residency = engine.residency
+            lease = residency.pin(target.digest)
+            if lease is not None:
+                _deliver(Admission(engine, lease, target), future)
+                return
+            wait = float(self._settings.adapter_wait_seconds)
+            waiting = residency.request(target.digest, _source(target, residency), name=target.name, wait=wait)
+            future.add_done_callback(lambda ended: waiting.cancel() if ended.cancelled() else None)
+            waiting.add_done_callback(lambda leased: self._admit(engine, target, leased, future))
+
+    def _admit(self, engine: Serving, target: Target, leased: Future[Lease], future: Future[Admission]) -> None:
+        if leased.cancelled():
+            return
+        with _failing(future):
+            _deliver(Admission(engine, leased.result(), target), future)
+
+    def _refuse_barred(self, target: Target, model: str) -> None:
+        if not target.digests.isdisjoint(self._barred):
+            raise ModelNotFound(model=model, reason="this version was deleted")
+
+    def _target_of(self, version: Version) -> Target | None:
+        """What serves an adapter or an expert set; None for anything else."""
+        if version.kind not in (Kind.ADAPTER, Kind.EXPERT_SET) or version.base is None:
+            return None
+        target = target_of(self._registry, version)
+        self._refuse_barred(target, version.ref)
+        return target
+
+    def _started(self, base: Version, engine: Serving) -> None:
+        """Bring an engine what is kept on its base."""
+        for version in self.kept.values():
+            if version.base == base.digest:
+                self._apply_kept(None, version, engine)
+
+    def _apply_kept(self, before: Version | None, after: Version | None, engine: Serving | None = None) -> None:
+        """Make the residency of their base keep `after` and not `before`, unless that is kept under another name."""
+        version = after or before
+        if version is None or version.base is None:
+            return
+        engine = engine or self._engines.running(version.base)
+        if engine is None:
+            return
+        if after is not None and (target := self._target_of(after)) is not None:
+            engine.residency.keep(after.digest)
+            source = _source(target, engine.residency)
+            engine.residency.request(after.digest, source, name=target.name).add_done_callback(_let_be)
+        if before is not None and all(version.digest != before.digest for version in self.kept.values()):
+            engine.residency.let_go(before.digest)
+
+    def _retire(self, engine: Serving, digest: str) -> None:
+        engine.residency.let_go(digest)
+        engine.residency.retire(digest)
+        engine.residency.retire_computed()  # what was computed from the version may be among it
+        if engine.residency.leaving(digest):
+            name = f"graftwork-drain-{digest[:12]}"
+            threading.Thread(target=self._drain, args=(engine, digest), name=name, daemon=True).start()
+
+    def _drain(self, engine: Serving, digest: str) -> None:
+        deadline = time.monotonic() + self._settings.drain_seconds
+        while engine.residency.leaving(digest):
+            if self._closing.wait(DRAIN_POLL_SECONDS):
+                return
+            if time.monotonic() > deadline:
+                logger.warning("requests on the deleted version %s did not end in time and are aborted", digest[:12])
+                engine.abort(digest)
+                return
+
+
+def _source(target: Target, residency: Residency) -> Source:
+    assert target.source is not None  # noqa: S101  the caller made sure
+    return target.source(residency.dtype, residency.device, residency.base)
+
+
+def _deliver(admission: Admission, future: Future[Admission]) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_result(admission)
+    else:
+        admission.release()
+
+
+def _let_be(prefetched: Future[Lease]) -> None:
+    """Give the pin of a load that nobody waited for back."""
+    if (error := prefetched.exception()) is None:
+        prefetched.result().release()
+    else:
+        logger.warning("an adapter that is to be kept could not be loaded: %s", error)
+
+
+@contextmanager
+def _failing(future: Future[Admission]) -> Iterator[None]:
+    """Let whoever waits for `future` know of a failure within the block."""
+    try:
+        yield
+    except BaseException as error:
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
+        if not isinstance(error, GraftworkError):
             raise
-        starting.set_result(engine)
-
-    def _pin(self, engine: Engine, adapter: Version) -> Lease:
-        lease = engine.residency.pin(adapter.digest)
-        if lease is not None:
-            return lease
-        return engine.residency.acquire(adapter.digest, materialise(self._registry, adapter), name=adapter.ref)

@@ -1,44 +1,99 @@
-"""From an adapter folder to the factors an engine multiplies with."""
+"""From an adapter's files to what an engine computes with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from graftwork.errors import NonFiniteTensor
-from graftwork.registry.formats.peft import WEIGHTS_FILE, AdapterLayout, LoraModule
+from graftwork.adapters.changes import BaseWeights, Change, Factors, Lowered
+from graftwork.adapters.variants.lowering import lower
+from graftwork.adapters.variants.variant import read_variant
+from graftwork.errors import InputChanged, NonFiniteTensor
+from graftwork.kernels.dtypes import torch_dtype
+from graftwork.registry.formats.adapters.kinds import Kind
+from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE, AdapterLayout, read_adapter
+from graftwork.registry.formats.safetensors import TensorInfo
+
+LAYOUTS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """One module's low-rank change: y += (x @ a.T) @ b."""
+def load_adapter(
+    folder: Path, base: BaseWeights, dtype: torch.dtype, *, name: str | None = None, base_name: str = "in this engine"
+) -> Lowered:
+    """The adapter in `folder`, lowered for a base that computes in `dtype`; its tensors are on the CPU.
 
-    a: Tensor
-    """[rank, in]"""
-    b: Tensor
-    """[rank, out]: the transposed B with the adapter's scale folded in."""
-
-
-def load_factors(adapter: AdapterLayout, dtype: torch.dtype) -> Mapping[str, Factors]:
-    """Every adapted module's factors on the CPU, scaled in float32 and then rounded once to `dtype`.
-
-    Raises NonFiniteTensor for a factor with NaN or infinite values, before or after the rounding.
+    The names stand for adapter and base in messages. Raises NonFiniteTensor for NaN or infinite values, InputChanged,
+    and what `read_adapter` and `lower` raise.
     """
-    path = adapter.root / WEIGHTS_FILE
-    with safe_open(path, framework="pt") as file:
+    files = [folder / file for file in (CONFIG_FILE, WEIGHTS_FILE)]
+    known = all(file.is_file() for file in files)
+    layout = _layout(folder, tuple(_stamp(file) for file in files)) if known else read_adapter(folder)
+    if is_plain(layout):
+        return load_plain(layout, dtype)
+    return lower(read_variant(layout), base, dtype, adapter_name=name, base_name=base_name)
 
-        def factor(name: str, scale: float) -> Tensor:
-            tensor: Tensor = (file.get_tensor(name).float() * scale).to(dtype)
-            if not tensor.isfinite().all():
-                count = int((~tensor.isfinite()).sum())
-                raise NonFiniteTensor(tensor=name, path=str(path), count=count)
-            return tensor
 
-        def factors(module: LoraModule) -> Factors:
-            return Factors(factor(module.a, 1.0), factor(module.b, module.scale).t().contiguous())
+def forget_layouts() -> None:
+    """Read and check the next adapter's files as if for the first time."""
+    _layout.cache_clear()
 
-        return {name: factors(module) for name, module in adapter.modules.items()}
+
+def is_plain(layout: AdapterLayout) -> bool:
+    """Whether it is LoRA on linear layers and nothing else."""
+    return all(
+        part.kind is Kind.LORA and not part.own and "lora_B.bias" not in part.tensors for part in layout.parts.values()
+    )
+
+
+def load_plain(layout: AdapterLayout, dtype: torch.dtype) -> Lowered:
+    """LoRA's factors by one read of the file; scaled in float32 and then rounded once to `dtype`.
+
+    Raises NonFiniteTensor for a factor with NaN or infinite values, before or after the rounding, InputChanged.
+    """
+    path = layout.root / WEIGHTS_FILE
+    content = _read(path, layout.header.size)
+    changes = {}
+    for name, module in layout.foldable.items():
+        a, b = (_tensor(content, layout.header.tensors[tensor]) for tensor in (module.a, module.b))
+        scaled = (b if module.scale == 1 else b.float() * module.scale).to(dtype)
+        # all that can stay where it was read does; a part that stayed alone would keep the rest in memory
+        factors = Factors(a.to(dtype, copy=scaled is not b), scaled.t())
+        for tensor, values in ((module.a, factors.a), (module.b, factors.b)):
+            # one pass without a copy; only a sum that is not finite is worth a look at every value
+            if not values.sum(dtype=torch.float32).isfinite() and not (finite := values.isfinite()).all():
+                raise NonFiniteTensor(tensor=tensor, path=str(path), count=int((~finite).sum()))
+        changes[name] = Change(low_rank=factors)
+    return Lowered(changes)
+
+
+@lru_cache(maxsize=LAYOUTS)
+def _layout(folder: Path, stamps: tuple[tuple[int, int, int], ...]) -> AdapterLayout:
+    """A folder's layout, read and checked once as long as its files do not change."""
+    return read_adapter(folder)
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _read(path: Path, size: int) -> Tensor:
+    """The bytes of a file: read and not mapped, so that nobody can change them later. Raises InputChanged."""
+    content = torch.empty(size, dtype=torch.uint8)
+    view = memoryview(content.numpy())  # type: ignore[arg-type]
+    with path.open("rb", buffering=0) as file:
+        done = 0
+        while count := file.readinto(view[done:]):
+            done += count
+    if done != size:
+        raise InputChanged(path=path)
+    return content
+
+
+def _tensor(content: Tensor, info: TensorInfo) -> Tensor:
+    part = content[info.begin : info.end]
+    dtype = torch_dtype(info.dtype)
+    return (part.clone() if info.begin % dtype.itemsize else part).view(dtype).view(info.shape)

@@ -7,10 +7,30 @@ Every adapted module of an engine has a pool of the same number of rank rows; an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
 
 Extent = tuple[int, int]
 """First row, and row after the last."""
+
+
+class Form(Protocol):
+    """What an adapter does to one module beside its low rank; called with the rows of that adapter only."""
+
+    def before(self, x: Tensor) -> Tensor:
+        """The module's input in place of `x` ([rows, in]; [rows] token ids for an embedding). May be `x` itself."""
+
+    def after(self, x: Tensor, y: Tensor, low_rank_added: bool) -> Tensor:
+        """The module's output in place of `y`, [rows, out]; `x` is what `before` returned."""
+
+
+class Gate(Protocol):
+    """Weighs the ranks of one module row by row, between the two halves of its low rank."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in] -> [rows, rank] float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -21,7 +41,18 @@ class Resident:
     start: int
     rows: int
     ranks: Mapping[str, int]
-    """Rank by module; a module that is not in it is not adapted."""
+    """Rank by module; a module that is not in it has no low rank."""
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    """By module, any kind of it."""
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    """By module, of those in `ranks`."""
+    routed_from: str | None = None
+    """The digest of the expert set whose rows these are, when this is one request's routing of it."""
+
+    @property
+    def adapter(self) -> str:
+        """The digest of the adapter or the expert set that was acquired."""
+        return self.routed_from or self.digest
 
     @property
     def extent(self) -> Extent:
@@ -55,20 +86,28 @@ class RankRows:
     def victims(self, rows: int, candidates: Sequence[Extent]) -> list[Extent] | None:
         """Which of `candidates` (preferred first) to release so that `rows` rows fit; None when even all do not do.
 
-        The shortest run of preferred ones that does, less those whose release did not help.
+        The neighbours whose least preferred one is the most preferred; none of them is needless. Rows that are free
+        already in several pieces are joined so, whatever the ranks.
         """
-        for count in range(len(candidates) + 1):
-            chosen = list(candidates[:count])
-            if self._fits_without(rows, chosen):
-                for extent in reversed(candidates[:count]):
-                    spared = [other for other in chosen if other != extent]
-                    if self._fits_without(rows, spared):
-                        chosen = spared
-                return chosen
-        return None
-
-    def _fits_without(self, rows: int, released: Sequence[Extent]) -> bool:
-        return self._gap(rows, [extent for extent in self._taken if extent not in released]) is not None
+        if self._gap(rows, self._taken) is not None:
+            return []
+        order = {extent: place for place, extent in enumerate(candidates)}
+        ends = [0, *(end for _, end in self._taken)]
+        starts = [*(start for start, _ in self._taken), self.total]
+        best: list[Extent] | None = None
+        left = 0
+        for right, extent in enumerate(self._taken):
+            if extent not in order:
+                left = right + 1
+                continue
+            # releasing left..right frees the rows from the end of the one before to the start of the one after
+            while left < right and starts[right + 1] - ends[left + 1] >= rows:
+                left += 1
+            if starts[right + 1] - ends[left] >= rows > starts[right] - ends[left]:
+                chosen = sorted(self._taken[left : right + 1], key=order.__getitem__)
+                if best is None or (order[chosen[-1]], len(chosen)) < (order[best[-1]], len(best)):
+                    best = chosen
+        return best
 
     def _gap(self, rows: int, taken: Sequence[Extent]) -> int | None:
         at = 0

@@ -3,92 +3,184 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
 
+import torch
+
 from graftwork.adapters.attach import Attachments
+from graftwork.adapters.changes import BaseWeights, Lowered
+from graftwork.adapters.installer import Installer
 from graftwork.adapters.lease import Lease
-from graftwork.adapters.loader import load_factors
-from graftwork.adapters.pool import RankRows, Resident
-from graftwork.errors import AdapterProbeFailed, IncompatibleAdapter, NoAdapterCapacity, TooLarge
-from graftwork.registry.formats.peft import AdapterLayout, read_adapter
+from graftwork.adapters.place import Occupant, Place, Size, Source, Stage, Waiter
+from graftwork.adapters.pool import Resident
+from graftwork.adapters.room import Room
+from graftwork.adapters.row_queue import RowQueue
+from graftwork.errors import AdapterProbeFailed, NoAdapterCapacity, Overloaded
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a residency may use."""
+
+    host_bytes: int = 2_000_000_000
+    """Of adapters in host memory, whether they have rows or not."""
+    form_bytes: int = 2_000_000_000
+    """Of what resident adapters hold on the device beside rank rows."""
+    loaders: int = 2
+    """Threads that read adapters and write rows."""
+    waiting: int = 1024
+    """Adapters that may wait for rows."""
+    patience: float = 2.0
+    """Seconds after which an adapter that waits for rows has others drained."""
 
 
 class Residency:
-    """Loads adapters by digest, pins them, and evicts the least recently used one that nobody pins.
+    """Loads adapters by digest, pins them, and evicts the least recently used ones that nobody pins.
 
-    Every method may be called from any thread. Files are read and rows written by the calling thread, outside the
-    lock: what is being loaded owns rows that no step reads, and what is pinned is never evicted.
+    An adapter goes from its source into host memory and from there into rank rows, on threads of the residency; steps
+    go on meanwhile, since what is written owns rows that no step reads. What is pinned is never evicted. Every method
+    may be called from any thread.
     """
 
-    def __init__(self, attachments: Attachments, probe: Callable[[Resident], None], *, base_name: str) -> None:
+    def __init__(
+        self,
+        attachments: Attachments,
+        probe: Callable[[Resident], None],
+        *,
+        base_name: str,
+        limits: Limits | None = None,
+    ) -> None:
         """`probe` runs one forward with the adapter and raises AdapterProbeFailed."""
+        self._limits = limits or Limits()
         self._attachments = attachments
         self._probe = probe
-        self._base_name = base_name
-        self._rows = RankRows(attachments.rows)
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()  # least recently used first
+        self._room = Room(attachments.rows, self._limits.form_bytes)
+        self._places: OrderedDict[str, Place] = OrderedDict()  # least recently used first
+        self._queue = RowQueue(self._limits.waiting, self._limits.patience)
+        self._kept: set[str] = set()
+        self._installer = Installer(
+            attachments, base_name, host_bytes=self._limits.host_bytes, form_bytes=self._limits.form_bytes
+        )
         self._probed: WeakSet[Resident] = WeakSet()
         self._lock = threading.Lock()
+        self._loaders = ThreadPoolExecutor(self._limits.loaders, thread_name_prefix="graftwork-loader")
+        self._timer: tuple[float, threading.Timer] | None = None
+        self._pending: set[Place] = set()  # those that somebody waits for
+        self._leaving: set[Place] = set()  # retired ones that are not free yet
+        self._pumping = False
+        self._closed = False
 
     @property
     def digests(self) -> list[str]:
-        """The adapters that are loaded or being loaded, least recently used first."""
+        """The adapters that have rows, least recently used first."""
         with self._lock:
-            return list(self._entries)
+            return [digest for digest, place in self._places.items() if place.stage in (Stage.WRITING, Stage.READY)]
+
+    @property
+    def occupants(self) -> list[Occupant]:
+        """Every adapter that has rows or is on its way to them, least recently used first."""
+        with self._lock:
+            return [
+                Occupant(digest, p.name, p.stage, p.size.rows, p.size.bytes, p.pins, digest in self._kept)
+                for digest, p in self._places.items()
+            ]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What adapters are rounded to."""
+        return self._attachments.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self._attachments.device
+
+    @property
+    def base(self) -> BaseWeights:
+        """The parameters that adapters change."""
+        return self._attachments
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody holds a lease or waits for one."""
+        with self._lock:
+            return bool(self._pending or self._leaving or any(place.pins for place in self._places.values()))
 
     @property
     def free_rows(self) -> int:
         """Rank rows that no adapter owns."""
         with self._lock:
-            return self._rows.free
+            return self._room.free
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of the adapters in host memory."""
+        return self._installer.warm.bytes
 
     def pins(self, digest: str) -> int:
         """How many leases on the adapter are held."""
         with self._lock:
-            entry = self._entries.get(digest)
-            return entry.pins if entry else 0
+            place = self._places.get(digest)
+            return place.pins if place else 0
+
+    def leaving(self, digest: str) -> int:
+        """How many leases are held on what was retired of the adapter."""
+        with self._lock:
+            return sum(place.pins for place in self._leaving if place.digest == digest)
 
     def issued(self, lease: Lease) -> bool:
         """Whether the lease pins an adapter of this residency."""
-        return isinstance(lease.pins, _Entry) and lease.pins.residency is self
+        return isinstance(lease.pins, Place) and lease.pins.residency is self
 
     def pin(self, digest: str) -> Lease | None:
         """A lease on an adapter that is resident; None when it is not."""
         with self._lock:
-            entry = self._entries.get(digest)
-            if entry is None:
-                return None
-            self._pin(entry)
-        return entry.lease()
+            place = self._places.get(digest)
+            return self._lease(place) if place is not None else None
 
-    def acquire(self, digest: str, folder: Path, *, name: str | None = None) -> Lease:
-        """A lease on the adapter, loaded from `folder` unless it is resident; concurrent callers load it once.
+    def request(self, digest: str, source: Source, *, name: str | None = None, wait: float = 0.0) -> Future[Lease]:
+        """A lease on the adapter, as soon as it is resident; callers at the same time share one load.
 
-        `name` stands for it in messages. Room is reserved before a factor is read. Raises NoAdapterCapacity when what
-        is pinned leaves too few rank rows in one piece, TooLarge when it exceeds all rank rows, IncompatibleAdapter,
-        NonFiniteTensor, and what `read_adapter` raises.
+        `name` stands for it in messages. When no unpinned adapters can make room, the caller waits for up to `wait`
+        seconds. The future fails with NoAdapterCapacity after that, TooLarge for an adapter that exceeds all rank rows,
+        IncompatibleAdapter, NonFiniteTensor, Overloaded after `close`, and what reading the source raises. Who cancels
+        it need not release anything.
         """
-        lease = self.pin(digest)
+        future: Future[Lease] = Future()
+        with self._lock:
+            if self._closed:
+                raise Overloaded(reason="this engine is closed")
+            place = self._places.get(digest)
+            lease = self._lease(place) if place is not None else None
+            if lease is None:
+                is_new = place is None
+                if place is None:
+                    place = self._places[digest] = Place(digest, source, name or digest[:12], self)
+                place.waiters.append(Waiter(future, time.monotonic() + wait))
+                self._arm()
+                if is_new:
+                    self._pending.add(place)
+                    self._loaders.submit(self._bring, place)
         if lease is not None:
-            return lease
-        name = name or digest[:12]
-        layout = read_adapter(folder)
-        self._check(layout, name)
-        entry, is_new = self._reserve(digest, layout, name)
-        if is_new:
-            self._load(entry, layout)
-        return entry.lease()
+            future.set_result(lease)
+        return future
 
-    def prepare(self, digest: str, folder: Path, *, name: str | None = None) -> None:
+    def acquire(self, digest: str, source: Source, *, name: str | None = None, wait: float = 0.0) -> Lease:
+        """The lease that `request` promises, waited for. Raises what its future fails with."""
+        return self.request(digest, source, name=name, wait=wait).result()
+
+    def prepare(self, digest: str, source: Source, *, name: str | None = None, wait: float = 0.0) -> None:
         """Load the adapter and run one real forward with it, unless it passed before.
 
         Raises AdapterProbeFailed, after which it is not resident, and what `acquire` raises.
         """
-        with self.acquire(digest, folder, name=name) as lease:
+        with self.acquire(digest, source, name=name, wait=wait) as lease:
             if lease.resident in self._probed:
                 return
             try:
@@ -98,93 +190,205 @@ class Residency:
                 raise AdapterProbeFailed(adapter=name or digest[:12], reason=error.fields["reason"]) from error
             self._probed.add(lease.resident)
 
+    def keep(self, digest: str) -> None:
+        """Never evict the adapter, once it is resident, until `let_go`."""
+        with self._lock:
+            self._kept.add(digest)
+
+    def let_go(self, digest: str) -> None:
+        """Let the adapter be evicted again when nobody pins it."""
+        with self._lock:
+            self._kept.discard(digest)
+            self._pump_soon()
+
     def retire(self, digest: str) -> None:
-        """Take no new pins on what is loaded of the adapter; its rows are freed with the last pin."""
+        """Take no new pins on what is loaded of the adapter and forget its copy in host memory.
+
+        Its rows are freed with the last pin. Whoever asks for it afterwards has it loaded again.
+        """
+        self._installer.warm.drop(digest)
         with self._lock:
-            entry = self._entries.pop(digest, None)
-            if entry is not None:
-                entry.retired = True
-                self._free_if_done(entry)
+            if (place := self._places.get(digest)) is not None:
+                self._retire(place)
 
-    def _check(self, layout: AdapterLayout, name: str) -> None:
-        for module in layout.modules.values():
-            shape = self._attachments.shape(module.module)
-            if shape != (module.in_features, module.out_features):
-                there = "is not a linear layer of it" if shape is None else f"maps {shape[0]} to {shape[1]} there"
-                here = f"{module.in_features} to {module.out_features}"
-                reason = f"{module.module} {there}; the adapter maps {here}"
-                raise IncompatibleAdapter(adapter=name, base=self._base_name, reason=reason)
-
-    def _reserve(self, digest: str, layout: AdapterLayout, name: str) -> tuple[_Entry, bool]:
-        """The pinned entry of `digest`, and whether this caller has to load it."""
-        ranks = {module.module: module.rank for module in layout.modules.values()}
-        needed = max(ranks.values())
-        if needed > self._rows.total:
-            limit = f"{self._rows.total} (adapter_rank_rows)"
-            raise TooLarge(what=f"The adapter {name}", actual=f"rank {needed}", limit=limit)
+    def retire_computed(self) -> None:
+        """`retire` whatever does not come from a folder: mixtures and expert sets."""
         with self._lock:
-            if digest in self._entries:
-                entry = self._entries[digest]
-                self._pin(entry)
-                return entry, False
-            self._make_room(needed, name)
-            start = self._rows.allocate(needed)
-            assert start is not None  # noqa: S101  room was made
-            entry = _Entry(Resident(digest, start, needed, ranks), self)
-            self._entries[digest] = entry
-            return entry, True
+            computed = [place for place in self._places.values() if not isinstance(place.source, Path)]
+            for place in computed:
+                self._retire(place)
+        for place in computed:
+            self._installer.warm.drop(place.digest)
 
-    def _make_room(self, needed: int, name: str) -> None:
-        idle = {entry.resident.extent: entry for entry in self._entries.values() if entry.pins == 0}
-        victims = self._rows.victims(needed, list(idle))
-        if victims is None:
-            raise NoAdapterCapacity(adapter=name, needed=needed, free=self._rows.free, total=self._rows.total)
-        for extent in victims:
-            entry = idle[extent]
-            del self._entries[entry.resident.digest]
-            self._rows.release(entry.resident.start)
+    def close(self) -> None:
+        """Load nothing any more, and fail those who wait with Overloaded. Leases stay as they are."""
+        with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._timer[1].cancel()
+        self._loaders.shutdown(wait=True, cancel_futures=True)
+        for place in list(self._pending):
+            self._fail(place, Overloaded(reason="this engine is closed"))
 
-    def _load(self, entry: _Entry, layout: AdapterLayout) -> None:
+    def pin_again(self, place: Place) -> None:
+        """Count one more lease on what is pinned already (a lease's side of `Lease.share`)."""
+        with self._lock:
+            place.pins += 1
+
+    def unpin(self, place: Place) -> None:
+        """Count one lease less (a lease's side of `Lease.release`)."""
+        with self._lock:
+            place.pins -= 1
+            if place.pins == 0:
+                self._free_if_done(place)
+                self._pump_soon()
+
+    def _bring(self, place: Place) -> None:
+        """Read an adapter and give it rows, or let it wait for them."""
         try:
-            self._attachments.install(entry.resident, load_factors(layout, self._attachments.dtype))
+            adapter = self._installer.read(place)
+        except BaseException as error:
+            self._fail(place, error)
+            raise
+        with self._lock:
+            place.size = Size(max(1, adapter.rank), adapter.device_bytes)
+            granted = (self._queue.overdue is None) and self._reserve(place)
+            refused = not granted and self._queue.is_full
+            if not granted and not refused:
+                self._queue.push(place)
+        if granted:
+            self._write(place, adapter)
+        elif refused:
+            self._fail(place, self._no_capacity(place))
+        else:
+            self._tick()
+
+    def _reserve(self, place: Place) -> bool:
+        """Give the adapter rows, if what nobody needs makes room for it. Under the lock."""
+        idle = [
+            other
+            for other in self._places.values()
+            if other.stage is Stage.READY and other.pins == 0 and other.digest not in self._kept
+        ]
+        victims = self._room.victims(place.size, idle)
+        if victims is None:
+            return False
+        for victim in victims:
+            self._retire(victim)
+        self._room.give(place)
+        place.stage = Stage.WRITING
+        return True
+
+    def _write(self, place: Place, adapter: Lowered | None = None) -> None:
+        """Write an adapter into the rows it was given, and hand out leases on it."""
+        try:
+            resident = self._installer.write(place, adapter or self._installer.read(place))
         except BaseException as error:
             with self._lock:
-                if not entry.retired:
-                    del self._entries[entry.resident.digest]
-                self._rows.release(entry.resident.start)
-            entry.loaded.set_exception(error)
+                self._room.take_back(place)
+                self._pump_soon()
+            self._fail(place, error)
             raise
-        entry.loaded.set_result(None)
+        with self._lock:
+            place.resident, place.stage = resident, Stage.READY
+            self._pending.discard(place)
+            self._leaving.discard(place)
+            waiters, place.waiters = place.waiters, []
+            place.pins += len(waiters) + 1
+            if self._places.get(place.digest) is place:
+                self._places.move_to_end(place.digest)
+        for waiter in waiters:
+            if waiter.future.set_running_or_notify_cancel():
+                waiter.future.set_result(Lease(resident, place))
+            else:
+                place.unpin()
+        place.unpin()
 
-    def _pin(self, entry: _Entry) -> None:
-        entry.pins += 1
-        self._entries.move_to_end(entry.resident.digest)
+    def _lease(self, place: Place) -> Lease | None:
+        """A new pin on what is ready. Under the lock."""
+        if place.resident is None:
+            return None
+        place.pins += 1
+        self._places.move_to_end(place.digest)
+        return Lease(place.resident, place)
 
-    def _free_if_done(self, entry: _Entry) -> None:
-        if entry.retired and entry.pins == 0:
-            self._rows.release(entry.resident.start)
+    def _retire(self, place: Place) -> None:
+        """Under the lock."""
+        del self._places[place.digest]
+        place.retired = True
+        self._leaving.add(place)
+        self._free_if_done(place)
+
+    def _free_if_done(self, place: Place) -> None:
+        if place.retired and place.stage is Stage.READY and place.pins == 0:
+            self._leaving.discard(place)
+            self._room.take_back(place)
+
+    def _fail(self, place: Place, error: BaseException) -> None:
+        with self._lock:
+            if self._places.get(place.digest) is place:
+                del self._places[place.digest]
+            self._queue.remove(place)
+            self._pending.discard(place)
+            self._leaving.discard(place)
+            waiters, place.waiters = place.waiters, []
+        _tell((waiter.future for waiter in waiters), error)
+
+    def _no_capacity(self, place: Place) -> NoAdapterCapacity:
+        return NoAdapterCapacity(
+            adapter=place.name, needed=place.size.rows, free=self._room.free, total=self._room.total
+        )
+
+    def _pump_soon(self) -> None:
+        """Look again at those who wait for rows, on another thread. Under the lock."""
+        if len(self._queue) and not self._closed and not self._pumping:
+            self._pumping = True
+            self._loaders.submit(self._tick)
+
+    def _tick(self) -> None:
+        """Give rows to those who wait for them, and tell those whose time is over."""
+        with self._lock:
+            self._pumping = False
+            if self._closed:
+                return
+            for place in self._queue.candidates():
+                if place.is_wanted and self._reserve(place):
+                    self._queue.remove(place)
+                    self._loaders.submit(self._write, place)
+            self._drain_for(self._queue.overdue)
+            unwanted, late = self._queue.expire()
+            for place in unwanted:
+                self._pending.discard(place)
+                self._leaving.discard(place)
+                if self._places.get(place.digest) is place:
+                    del self._places[place.digest]
+            self._arm()
+        for place, waiter in late:
+            _tell([waiter.future], self._no_capacity(place))
+
+    def _drain_for(self, place: Place | None) -> None:
+        """Let the adapters that are least recently asked for take no new pins, so that one that waits gets rows."""
+        if place is None or place.was_patient:
+            return
+        place.was_patient = True
+        ready = [p for p in self._places.values() if p.stage is Stage.READY and p.digest not in self._kept]
+        for victim in self._room.victims(place.size, ready) or ():
+            self._retire(victim)
+
+    def _arm(self) -> None:
+        """Have `_tick` run when the next one's time is over. Under the lock."""
+        due = self._queue.next_event()
+        if due is None or self._closed or (self._timer is not None and time.monotonic() < self._timer[0] <= due):
+            return
+        if self._timer is not None:
+            self._timer[1].cancel()
+        timer = threading.Timer(max(0.0, due - time.monotonic()), self._tick)
+        timer.daemon = True
+        timer.start()
+        self._timer = due, timer
 
 
-class _Entry:
-    """One adapter's place, from the moment its rows are reserved. Its fields are guarded by the residency's lock."""
-
-    def __init__(self, resident: Resident, residency: Residency) -> None:
-        self.resident = resident
-        self.pins = 1
-        self.retired = False
-        self.loaded: Future[None] = Future()
-        self.residency = residency
-
-    def lease(self) -> Lease:
-        """A lease that takes over a counted pin, once the rows are written; raises what the loading raised."""
-        self.loaded.result()
-        return Lease(self.resident, self)
-
-    def pin(self) -> None:
-        with self.residency._lock:
-            self.pins += 1
-
-    def unpin(self) -> None:
-        with self.residency._lock:
-            self.pins -= 1
-            self.residency._free_if_done(self)
+def _tell(futures: Iterable[Future[Lease]], error: BaseException) -> None:
+    for future in futures:
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)

@@ -5,29 +5,37 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.concurrency import contextmanager_in_threadpool
 
 from graftwork import __version__
 from graftwork.api import errors
+from graftwork.api.auth import require_permission
 from graftwork.api.deps import open_services
+from graftwork.api.gateway import routes as fleet
 from graftwork.api.routes import (
     adapters,
     aliases,
     artifacts,
     chat,
+    classify,
     completions,
+    embeddings,
+    files,
     health,
     jobs,
     lineage,
     merges,
     methods,
     models,
+    residents,
+    tokens,
 )
 from graftwork.settings import Settings
 
-REST = (adapters, aliases, artifacts, jobs, lineage, merges, methods)
-INFERENCE = (chat, completions, models)
+REST = (adapters, aliases, artifacts, files, jobs, lineage, merges, methods, residents, tokens)
+INFERENCE = (chat, classify, completions, embeddings, models)
+FLEET = (fleet, models)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -49,7 +57,9 @@ def create_app(settings: Settings) -> FastAPI:
     rest = APIRouter(prefix="/api/v1")
     for noun in REST:
         rest.include_router(noun.router)
-    app.include_router(rest)
-    for noun in (*INFERENCE, health):
-        app.include_router(noun.router)
+    allowed = [Depends(require_permission)]
+    app.include_router(rest, dependencies=allowed)
+    for noun in FLEET if settings.engine == "vllm" else INFERENCE:
+        app.include_router(noun.router, dependencies=allowed)
+    app.include_router(health.router)
     return app

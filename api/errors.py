@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from graftwork.api.schemas.problem import InferenceError, InferenceProblem, Problem
-from graftwork.errors import GraftworkError, InvalidInput, InvalidRequest, Overloaded, outcome
+from graftwork.errors import GraftworkError, InvalidInput, InvalidRequest, Overloaded, Unauthorized, outcome
 
 INFERENCE_PREFIX = "/v1"
 RETRY_AFTER_SECONDS = 1
@@ -63,13 +63,22 @@ def inference_status(error: GraftworkError) -> int:
 
 def respond(request: Request, error: GraftworkError, *, status: int | None = None) -> Response:
     """The response that tells `error` to the client that sent `request`; `status` overrides the table under `/api`."""
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, Overloaded) else None
+    headers = _headers(error)
     if _is_inference(request):
         return JSONResponse(inference_problem(error).model_dump(), status_code=inference_status(error), headers=headers)
     body = problem(error, status=status)
     return JSONResponse(
         body.model_dump(), status_code=body.status, headers=headers, media_type="application/problem+json"
     )
+
+
+def _headers(error: GraftworkError) -> dict[str, str] | None:
+    match error:
+        case Overloaded():
+            return {"Retry-After": str(error.fields.get("retry_after", RETRY_AFTER_SECONDS))}
+        case Unauthorized():
+            return {"WWW-Authenticate": "Bearer"}
+    return None
 
 
 async def _graftwork_error(request: Request, error: Exception) -> Response:

@@ -13,16 +13,25 @@ from typing import Any
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.types import Receive
+from transformers import PreTrainedTokenizerBase
 
+from graftwork.adapters.admission import Admission, give_back
 from graftwork.adapters.engine import sequence
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Generation, Sampling
-from graftwork.adapters.host import Host
 from graftwork.api.deps import Services
 from graftwork.api.schemas.completions import SamplingFields
-from graftwork.errors import ArtifactNotFound, GraftworkError, InvalidReference, ModelNotFound, RevisionNotFound
+from graftwork.errors import (
+    ArtifactNotFound,
+    Cancelled,
+    GraftworkError,
+    InvalidReference,
+    ModelNotFound,
+    RevisionNotFound,
+)
 
 VERSION_HEADER = "X-Graftwork-Version"
+TENANT_HEADER = "X-Graftwork-Tenant"
 
 Prepare = Callable[[Engine], tuple[list[int], Sampling]]
 """Makes the engine's input of a client's request: the prompt's tokens and how to sample."""
@@ -30,10 +39,11 @@ Prepare = Callable[[Engine], tuple[list[int], Sampling]]
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A generation and the version that answers: the digest of the adapter, or of the base."""
+    """A generation and the version that answers: the digest of the adapter, the mixture or the base."""
 
     generation: Generation
     digest: str
+    tokenizer: PreTrainedTokenizerBase
 
     @property
     def headers(self) -> dict[str, str]:
@@ -50,12 +60,15 @@ class Running:
         }
 
 
-async def start(services: Services, model: str, prepare: Prepare) -> Running:
-    """Resolve `model` once, pin it and queue the request. Nothing stays pinned when this raises.
+async def start(services: Services, request: Request, fields: SamplingFields, prepare: Prepare) -> Running:
+    """Resolve the model once, pin it and queue the request. Nothing stays pinned when this raises.
 
-    Raises ModelNotFound, NoAdapterCapacity, Overloaded, InvalidRequest, and what loading a model raises.
+    Raises ModelNotFound, NoAdapterCapacity, Overloaded, InvalidRequest, Cancelled when the client goes away meanwhile,
+    and what loading a model raises.
     """
-    return await to_thread.run_sync(_start, services.host, model, prepare, limiter=services.admission)
+    admission = await admit(services, request, fields.model)
+    tenant = request.headers.get(TENANT_HEADER) or fields.user or fields.model
+    return await to_thread.run_sync(_submit, admission, fields, tenant, prepare, limiter=services.admission)
 
 
 def encode(engine: Engine, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -64,21 +77,26 @@ def encode(engine: Engine, text: str, *, add_special_tokens: bool = True) -> lis
     return tokens
 
 
-def sampling(fields: SamplingFields, max_tokens: int) -> Sampling:
+def sampling(fields: SamplingFields, max_tokens: int, logprobs: int | None) -> Sampling:
     """How a client asked to sample, OpenAI's defaults where it did not say."""
     return Sampling(
         max_tokens=max_tokens,
         temperature=1.0 if fields.temperature is None else fields.temperature,
         top_p=1.0 if fields.top_p is None else fields.top_p,
         top_k=fields.top_k or 0,
+        min_p=fields.min_p or 0.0,
         seed=fields.seed,
         stop=tuple(fields.stop),
         ignore_eos=fields.ignore_eos,
+        presence_penalty=fields.presence_penalty or 0.0,
+        frequency_penalty=fields.frequency_penalty or 0.0,
+        logit_bias=fields.logit_bias or {},
+        logprobs=logprobs,
     )
 
 
 async def chunks(generation: Generation) -> AsyncIterator[Chunk]:
-    """The chunks of `generation` as they come, up to and with the one that ends it. Raises the generation's error."""
+    """The chunks of `generation` as they come, to the one that ends its last choice. Raises the generation's error."""
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Chunk | GraftworkError] = asyncio.Queue()
 
@@ -86,49 +104,69 @@ async def chunks(generation: Generation) -> AsyncIterator[Chunk]:
         loop.call_soon_threadsafe(events.put_nowait, event)
 
     generation.add_listener(hear)
-    while True:
+    unfinished = generation.choices
+    while unfinished:
         event = await events.get()
         if isinstance(event, GraftworkError):
             raise event
+        unfinished -= event.finish_reason is not None
         yield event
-        if event.finish_reason is not None:
-            return
 
 
-async def completion(request: Request, generation: Generation) -> Completion:
+async def completions(request: Request, generation: Generation) -> list[Completion]:
     """What `generation` comes to. It is aborted when the client of `request` goes away, or this is cancelled."""
-    watch = asyncio.create_task(abort_on_disconnect(request.receive, generation))
+    watch = asyncio.create_task(call_on_disconnect(request.receive, generation.abort))
     try:
         async for _ in chunks(generation):
             pass
-        return generation.result()
+        return generation.results()
     finally:
         watch.cancel()
         generation.abort()
 
 
-async def abort_on_disconnect(receive: Receive, generation: Generation) -> None:
-    """Wait until the client behind `receive` is gone, then abort `generation`."""
+async def call_on_disconnect(receive: Receive, action: Callable[[], object]) -> None:
+    """Wait until the client behind `receive` is gone, then call `action`."""
     with suppress(OSError):
         while (await receive())["type"] != "http.disconnect":
             pass
-    generation.abort()
+    action()
 
 
-def _start(host: Host, model: str, prepare: Prepare) -> Running:
+async def admit(services: Services, request: Request, model: str) -> Admission:
+    """Resolve `model` once and pin it. Nothing stays pinned when this raises.
+
+    Raises ModelNotFound, NoAdapterCapacity, Overloaded, Cancelled when the client goes away meanwhile, and what loading
+    a model raises.
+    """
+    pending = services.host.request(model)
+    admitting = asyncio.wrap_future(pending)
+    watch = asyncio.create_task(call_on_disconnect(request.receive, admitting.cancel))
     try:
-        admission = host.admit(model)
+        return await admitting
     except (ArtifactNotFound, RevisionNotFound, InvalidReference) as error:
         raise ModelNotFound(model=model, reason=_clause(error)) from None
+    except asyncio.CancelledError:
+        pending.add_done_callback(give_back)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise Cancelled(what="The request") from None
+    finally:
+        watch.cancel()
+
+
+def _submit(admission: Admission, fields: SamplingFields, tenant: str, prepare: Prepare) -> Running:
     try:
-        prompt, sampling = prepare(admission.engine)
-        request = sequence.Request(prompt, sampling, admission.lease)
-        generation = admission.engine.submit(request)
+        engine = admission.engine
+        prompt, sampling = prepare(engine)
+        lease = admission.lease_for(prompt)
+        asked = sequence.Request(prompt, sampling, lease, n=fields.n or 1, tenant=tenant, timeout=fields.timeout)
+        generation = engine.submit(asked)
     except BaseException:
-        if admission.lease is not None:
-            admission.lease.release()
+        admission.release()
         raise
-    return Running(generation, (admission.adapter or admission.base).digest)
+    return Running(generation, admission.digest, engine.tokenizer)
 
 
 def _clause(error: GraftworkError) -> str:

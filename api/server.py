@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import threading
@@ -17,16 +16,6 @@ from graftwork.errors import ServerUnavailable
 BACKLOG = 2048
 DRAIN_SECONDS = 5
 """How long requests that are being answered may go on once the server is told to stop."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound to `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from graftwork.adapters.engine.sequence import Generation
 from graftwork.api.errors import inference_problem
-from graftwork.api.inference import abort_on_disconnect
+from graftwork.api.inference import call_on_disconnect
 from graftwork.errors import GraftworkError
 
 DONE = "[DONE]"
@@ -30,7 +30,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send each event as it comes; an error after the first one becomes the last event."""
-        watch = asyncio.create_task(abort_on_disconnect(receive, self._generation))
+        watch = asyncio.create_task(call_on_disconnect(receive, self._generation.abort))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for event in _events(self._pieces):

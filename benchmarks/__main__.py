@@ -10,6 +10,8 @@ BENCHMARKS = (
     "benchmarks.merge",
     "benchmarks.merge.kills",
     "benchmarks.merge.memory",
+    "benchmarks.serving.embeddings",
+    "benchmarks.serving",
     "benchmarks.serving.throughput",
 )
 

@@ -10,11 +10,14 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from graftwork.errors import AliasConflict, AliasNotFound, RevisionNotFound
+from graftwork.registry.audit import record
 from graftwork.registry.db import Database, clock
+from graftwork.registry.marks import require_usable
 from graftwork.registry.models import AliasMoveRow, AliasRow, ArtifactRow, VersionRow
 from graftwork.registry.refs import Name, check_alias
 from graftwork.registry.rows import find_artifact, known_revisions, versions_of
 from graftwork.registry.versions import moment
+from graftwork.registry.watch import INTENT
 
 
 class Expected(Enum):
@@ -73,16 +76,32 @@ class Aliases:
     ) -> AliasEntry:
         """Point `alias` at the version `digest` of `name`, if it is at `expected` now (None: if it does not exist).
 
-        Raises ArtifactNotFound, RevisionNotFound, InvalidName, AliasConflict when it is elsewhere.
+        Raises ArtifactNotFound, RevisionNotFound, VersionQuarantined, VersionWithdrawn, InvalidName, AliasConflict when
+        it is elsewhere.
         """
         check_alias(alias)
         with self._database.write() as session:
             artifact = find_artifact(session, name)
-            if session.scalar(versions_of(artifact).where(VersionRow.digest == digest)) is None:
+            row = session.scalar(versions_of(artifact).where(VersionRow.digest == digest))
+            if row is None:
                 known = known_revisions(session, artifact)
                 raise RevisionNotFound(name=name, revision=digest, known=known)
+            require_usable(session, row)
             _expect(session, artifact, alias, expected)
             return move_alias(session, artifact.id, alias, digest, actor=actor, reason=reason)
+
+    def intend(self, name: Name, alias: str, digest: str, *, actor: str = "", reason: str = "") -> None:
+        """Record that `alias` is to move to a version once engines are ready for it.
+
+        A process that dies in between leaves the alias where it was; whoever asks again starts from the beginning.
+        Raises ArtifactNotFound, InvalidName.
+        """
+        check_alias(alias)
+        with self._database.write() as session:
+            artifact = find_artifact(session, name)
+            before = _current(session, artifact.id, alias)
+            details = {"key": name.key, "alias": alias, "before": before, "after": digest, "reason": reason}
+            record(session, actor, INTENT, f"{name}@{alias}", details)
 
     def delete(
         self, name: Name, alias: str, *, expected: str | Expected = ANY, actor: str = "", reason: str = ""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, exists, func, insert, or_, select
 from sqlalchemy.orm import Session
 
-from graftwork.errors import KindConflict
+from graftwork.errors import ArtifactNotFound, KindConflict
 from graftwork.registry.aliases import move_alias
+from graftwork.registry.audit import record
 from graftwork.registry.blobs import BlobStore
 from graftwork.registry.db import Database, clock
 from graftwork.registry.formats.folder import check_path
+from graftwork.registry.marks import inherit
 from graftwork.registry.models import AliasRow, ArtifactRow, BlobRow, EdgeRow, FileRow, TensorRow, VersionRow
 from graftwork.registry.refs import Name, Ref, check_alias
-from graftwork.registry.rows import find_artifact, find_version, newest_with, versions_of
+from graftwork.registry.rows import find_artifact, find_version, newest_with, not_withdrawn, versions_of
 from graftwork.registry.versions import (
     FileEntry,
     Kind,
@@ -85,11 +87,23 @@ class Catalog:
                 row = _add_version(opened, artifact, digest, base, metadata or {})
                 self._add_files(opened, row, files, tensors)
                 _add_edges(opened, row, kind, parents)
+                inherit(opened, row, [*(parent.digest for parent in parents), *([] if base is None else [base])])
             for alias in aliases:
                 move_alias(opened, artifact.id, alias, digest, actor=actor, reason=f"registered v{row.number}")
             opened.flush()
             opened.refresh(row)
             return Version.from_row(row)
+
+    def is_private(self, name: Name) -> bool:
+        """Whether the artifact is private; False for one that is not there."""
+        with self._database.read() as session:
+            return bool(session.scalar(select(ArtifactRow.private).where(ArtifactRow.key == name.key)))
+
+    def set_private(self, name: Name, private: bool, *, actor: str = "") -> None:
+        """Hide an artifact from whoever may not read in its namespace, or show it to all. Raises ArtifactNotFound."""
+        with self._database.write() as session:
+            find_artifact(session, name).private = private
+            record(session, actor, "artifact.private", str(name), {"private": private})
 
     def check_kind(self, name: Name, kind: Kind) -> None:
         """Raise KindConflict if `name` holds versions of another kind."""
@@ -114,7 +128,10 @@ class Catalog:
     def get(self, name: Name) -> Artifact:
         """One artifact. Raises ArtifactNotFound."""
         with self._database.read() as session:
-            return _with_latest(session, [find_artifact(session, name)])[0]
+            found = _with_latest(session, [find_artifact(session, name)])
+            if not found:
+                raise ArtifactNotFound(name=name)
+            return found[0]
 
     def versions(self, name: Name) -> list[Version]:
         """The versions of an artifact, newest first. Raises ArtifactNotFound."""
@@ -144,18 +161,24 @@ class Catalog:
         search: str | None = None,
         limit: int = 100,
         after: str | None = None,
+        readable: Collection[str] | None = None,
     ) -> list[Artifact]:
         """At most `limit` artifacts in the order of their names, from the one that follows the name `after`.
 
-        `search` is a part of the name. Case does not matter.
+        `search` is a part of the name. Case does not matter. Private ones are left out unless their namespace is among
+        the `readable` ones, in lower case; None shows all.
         """
-        query = select(ArtifactRow).order_by(ArtifactRow.key).limit(limit)
+        there = exists().where(VersionRow.artifact_id == ArtifactRow.id, not_withdrawn())
+        query = select(ArtifactRow).where(there).order_by(ArtifactRow.key).limit(limit)
         if kind is not None:
             query = query.where(ArtifactRow.kind == kind)
         if namespace is not None:
             query = query.where(func.lower(ArtifactRow.namespace) == namespace.lower())
         if search:
             query = query.where(ArtifactRow.key.contains(search.lower(), autoescape=True))
+        if readable is not None:
+            mine = func.lower(ArtifactRow.namespace).in_(readable)
+            query = query.where(or_(ArtifactRow.private.is_(False), mine))
         if after is not None:
             query = query.where(ArtifactRow.key > after.lower())
         with self._database.read() as session:
@@ -251,11 +274,11 @@ def _tensor_record(file: FileEntry, row: Row[Any]) -> TensorRecord:
 
 
 def _with_latest(session: Session, artifacts: Sequence[ArtifactRow]) -> list[Artifact]:
-    """Three queries, however many artifacts."""
+    """Three queries, however many artifacts; those of which every version was withdrawn are left out."""
     ids = [artifact.id for artifact in artifacts]
     counted = (
         select(VersionRow.artifact_id, func.max(VersionRow.number).label("newest"), func.count().label("total"))
-        .where(VersionRow.artifact_id.in_(ids))
+        .where(VersionRow.artifact_id.in_(ids), not_withdrawn())
         .group_by(VersionRow.artifact_id)
         .subquery()
     )
@@ -277,4 +300,5 @@ def _with_latest(session: Session, artifacts: Sequence[ArtifactRow]) -> list[Art
             aliases=aliases.get(artifact.id, {}),
         )
         for artifact in artifacts
+        if artifact.id in latest
     ]

@@ -13,12 +13,16 @@ from graftwork.errors import (
     ArtifactNotFound,
     IncompatibleAdapter,
     InvalidAdapter,
+    InvalidExpertSet,
     InvalidReference,
     InvalidRequest,
     SourceNotFound,
 )
 from graftwork.progress import Progress, silent
+from graftwork.registry.formats import experts
 from graftwork.registry.formats.checkpoint import read_checkpoint
+from graftwork.registry.formats.config import read_object
+from graftwork.registry.formats.encoders import names_for_adapters
 from graftwork.registry.formats.finite import check_finite
 from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE, AdapterLayout, check_against_base, read_adapter
 from graftwork.registry.formats.safetensors import Header
@@ -27,9 +31,10 @@ from graftwork.registry.models import BlobRow
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registry import Registry
 from graftwork.registry.staging import Staged, staged
-from graftwork.registry.versions import Kind, Parent, Version
+from graftwork.registry.versions import Kind, Parent, Relation, Version
 
 EXPECTED = "a checkpoint folder, a PEFT adapter folder, a .safetensors file, or hf:ORG/NAME[@REVISION]"
+MODEL_CONFIG = "config.json"
 WEIGHT_KINDS = (Kind.BASE, Kind.CHECKPOINT, Kind.TASK_VECTOR)
 
 Also = Callable[[Session, Version], object]
@@ -58,6 +63,8 @@ class Candidate:
     base: str | None
     files: Sequence[str]
     headers: Mapping[str, Header]
+    parents: Sequence[Parent] = ()
+    """What its content says it was made from."""
 
 
 def import_source(
@@ -71,16 +78,17 @@ def import_source(
     metadata: Mapping[str, object] | None = None,
     parents: Sequence[Parent] = (),
     actor: str = "",
+    also: Also | None = None,
     progress: Progress = silent,
 ) -> Version:
     """Register a copy of what is at `source`: a folder, a safetensors file, or `hf:org/name[@rev]`.
 
     An adapter's base is `base`, or the registry's artifact that its configuration names. Without `kind`, a folder
     with an `adapter_config.json` is an adapter, and other weights are a base, or a checkpoint when `base` is given.
-    Raises InvalidContent of every sort, SourceNotFound, HubUnavailable, KindConflict, StorageFull and what finding the
-    base raises; then nothing of it is left in the registry.
+    `also`: see `import_staged`. Raises InvalidContent of every sort, SourceNotFound, HubUnavailable, KindConflict,
+    StorageFull and what finding the base raises; then nothing of it is left in the registry.
     """
-    order = Order(name, kind, base, aliases, metadata or {}, parents, actor, None)
+    order = Order(name, kind, base, aliases, metadata or {}, parents, actor, also)
     if not source.startswith(PREFIX):
         path = Path(source).expanduser()
         if not path.exists():
@@ -88,7 +96,7 @@ def import_source(
         return _import(registry, path, order, move=False, links_to=None, progress=progress)
     with downloaded(source, registry.home / "hub") as fetched:
         pinned = {"source": PREFIX + fetched.repository, "commit": fetched.commit}
-        order = Order(name, kind, base, aliases, pinned | dict(order.metadata), parents, actor, None)
+        order = Order(name, kind, base, aliases, pinned | dict(order.metadata), parents, actor, also)
         return _import(registry, fetched.folder, order, move=True, links_to=fetched.cache, progress=progress)
 
 
@@ -128,6 +136,12 @@ def _import(
 
 
 def _inspect(registry: Registry, path: Path, order: Order, links_to: Path | None) -> Candidate:
+    if path.is_dir() and (path / experts.CONFIG_FILE).exists():
+        if order.kind not in (None, Kind.EXPERT_SET):
+            raise InvalidRequest(field="kind", reason=f"{path} is an expert set and not of kind {order.kind}")
+        return _expert_set(registry, path, order, links_to)
+    if order.kind is Kind.EXPERT_SET:
+        raise InvalidExpertSet(path=path, reason=f"it is not a folder with an {experts.CONFIG_FILE}")
     if path.is_dir() and (path / CONFIG_FILE).exists():
         if order.kind not in (None, Kind.ADAPTER):
             raise InvalidRequest(field="kind", reason=f"{path} is an adapter and not a {order.kind}")
@@ -146,13 +160,42 @@ def _inspect(registry: Registry, path: Path, order: Order, links_to: Path | None
     return Candidate(layout.root, kind, digest, layout.files, layout.headers)
 
 
+def _expert_set(registry: Registry, path: Path, order: Order, links_to: Path | None) -> Candidate:
+    """An expert set belongs on the base that all of its members belong on, and they are its parents."""
+    layout = experts.read_experts(path, links_to=links_to)
+    members = [registry.catalog.by_digest(digest) for digest in layout.members]
+    bases = {member.base: member for member in members}
+    if order.base is not None:
+        bases.setdefault(registry.catalog.resolve(order.base).digest, registry.catalog.resolve(order.base))
+    for member in members:
+        if member.kind is not Kind.ADAPTER:
+            raise InvalidExpertSet(path=path, reason=f"its member {member.ref} is a {member.kind}, not an adapter")
+    if not bases:
+        raise InvalidRequest(field="base", reason="the experts are all in the set's own weights; name their base")
+    if len(bases) > 1:
+        named = " and ".join(version.ref for version in bases.values())
+        raise InvalidExpertSet(path=path, reason=f"{named} belong on different bases")
+    headers = {} if layout.header is None else {experts.WEIGHTS_FILE: layout.header}
+    for file, header in headers.items():
+        check_finite(path / file, header, label=file)
+    parents = [Parent(member.digest, Relation.EXPERT, None, place) for place, member in enumerate(members)]
+    return Candidate(path, Kind.EXPERT_SET, next(iter(bases)), layout.files, headers, parents)
+
+
 def _base_of(registry: Registry, adapter: AdapterLayout, order: Order) -> Version:
     base = registry.catalog.resolve(order.base) if order.base else _declared_base(registry, adapter)
     if base.kind not in (Kind.BASE, Kind.CHECKPOINT):
         raise IncompatibleAdapter(adapter=order.name, base=base.ref, reason=f"{base.ref} is of kind {base.kind}")
     tensors = {tensor.name: tensor for tensor in registry.catalog.tensors(base)}
-    check_against_base(adapter, tensors, adapter_name=str(order.name), base_name=base.ref)
+    known = names_for_adapters(adapter, tensors, _config(registry, base))
+    check_against_base(adapter, known, adapter_name=str(order.name), base_name=base.ref, tied_head=True)
     return base
+
+
+def _config(registry: Registry, version: Version) -> dict[str, object]:
+    """What is in the version's `config.json`; nothing when it has none."""
+    found = next((file for file in version.files if file.path == MODEL_CONFIG), None)
+    return {} if found is None else read_object(registry.blobs.path(found.sha256), MODEL_CONFIG)
 
 
 def _declared_base(registry: Registry, adapter: AdapterLayout) -> Version:
@@ -178,7 +221,7 @@ def _publish(registry: Registry, candidate: Candidate, order: Order, content: St
                 content.files,
                 tensors=content.tensors,
                 base=candidate.base,
-                parents=order.parents,
+                parents=[*candidate.parents, *order.parents],
                 metadata=order.metadata,
                 aliases=order.aliases,
                 actor=order.actor,

@@ -7,11 +7,16 @@ from types import TracebackType
 from typing import Self
 
 from graftwork.registry.aliases import Aliases
+from graftwork.registry.audit import Audit
 from graftwork.registry.blobs import BlobStore
 from graftwork.registry.catalog import Catalog
 from graftwork.registry.db import Database
+from graftwork.registry.job_events import JobEvents
 from graftwork.registry.jobs import Jobs
 from graftwork.registry.lineage import Lineage
+from graftwork.registry.marks import Marks
+from graftwork.registry.tags import Tags
+from graftwork.registry.tokens import Tokens
 from graftwork.settings import Settings
 
 
@@ -26,6 +31,11 @@ class Registry:
         self.aliases = Aliases(database)
         self.lineage = Lineage(database)
         self.jobs = Jobs(database)
+        self.job_events = JobEvents(database)
+        self.marks = Marks(database)
+        self.tags = Tags(database)
+        self.audit = Audit(database)
+        self.tokens = Tokens(database)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:

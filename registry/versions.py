@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from graftwork.registry.manifest import FileEntry as FileEntry
+from graftwork.registry.manifest import manifest_digest as manifest_digest
 from graftwork.registry.models import VersionRow
 from graftwork.registry.refs import Name
-
-MANIFEST_SCHEMA = 1
 
 
 class Kind(StrEnum):
@@ -23,6 +21,7 @@ class Kind(StrEnum):
     ADAPTER = "adapter"
     TASK_VECTOR = "task_vector"
     RECIPE = "recipe"
+    EXPERT_SET = "expert_set"
 
 
 class Relation(StrEnum):
@@ -33,15 +32,7 @@ class Relation(StrEnum):
     MERGE_INPUT = "merge_input"
     MERGE_BASE = "merge_base"
     RECIPE = "recipe"
-
-
-@dataclass(frozen=True, slots=True)
-class FileEntry:
-    """A file of a version: its path with `/` between folders, the SHA-256 of its bytes, its size in bytes."""
-
-    path: str
-    sha256: str
-    size: int
+    EXPERT = "expert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +99,6 @@ class Version:
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
-
-
-def manifest_digest(kind: Kind, base: str | None, files: Iterable[FileEntry]) -> str:
-    """SHA-256 of the canonical manifest: what a version is, without its name, its number and its metadata."""
-    manifest = {
-        "schema": MANIFEST_SCHEMA,
-        "kind": str(kind),
-        "base": base,
-        "files": sorted([file.path, file.sha256, file.size] for file in files),
-    }
-    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def moment(seconds: float) -> datetime:

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812  the name every reader knows
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from graftwork.adapters.engine.cache import CacheView, Group
+from graftwork.adapters.engine.cache import CacheView
 
 NAME = "graftwork_packed"
 UNSUPPORTED = ("softcap", "s_aux", "alibi", "position_bias", "head_mask")
@@ -43,34 +43,42 @@ def packed_attention(
     if refused or cache_view is None:
         raise UnsupportedAttentionError(f"its attention needs {', '.join(refused) or 'a cache view'}")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    query = query[0]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    by_row = query[0].transpose(0, 1)
     cache_view.store(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
-    out = query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
-    for group in cache_view.groups:
-        keys, values = cache_view.fetch(layer, group)
-        rows = query[:, group.rows]  # [query heads, sequences * queries, width]
-        if group.whole_prompt and (sliding_window is None or sliding_window >= group.longest):
+    singles = cache_view.singles
+    if singles is not None and singles.rows is None:
+        return cache_view.attend_singles(layer, by_row, scale, sliding_window)[None], None
+    out = query.new_empty(*by_row.shape[:2], value.shape[-1])
+    if singles is not None:
+        out[singles.rows] = cache_view.attend_singles(layer, by_row[singles.rows], scale, sliding_window)
+    for stretch in cache_view.stretches:
+        rows = query[0, :, stretch.rows]
+        fits = sliding_window is None or sliding_window >= stretch.length
+        if stretch.start == 0 and fits:
+            keys, values = key[:, :, stretch.rows], value[:, :, stretch.rows]
             attended = F.scaled_dot_product_attention(
-                rows[None], keys, values, is_causal=True, scale=scaling, enable_gqa=True
+                rows[None], keys, values, is_causal=True, scale=scale, enable_gqa=True
             )[0].transpose(0, 1)
         else:
-            mask = cache_view.mask(group, sliding_window, query.shape[0] // keys.shape[1], query.dtype)
-            attended = _attend(rows, keys, values, mask, group, scaling)
-        out[group.rows] = attended
+            keys, values = cache_view.fetch(layer, stretch)
+            mask = cache_view.mask(stretch, sliding_window, rows.shape[0] // keys.shape[1], query.dtype)
+            attended = _attend(rows, keys, values, mask, scale)
+        out[stretch.rows] = attended
     return out[None], None
 
 
-def _attend(rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor, group: Group, scaling: float | None) -> Tensor:
+def _attend(rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Fold the query heads that share a key head into its rows, so that keys are never repeated.
 
-    rows: [query heads, sequences * queries, width] -> [sequences * queries, query heads, value width]
+    rows: [query heads, queries, width] -> [queries, query heads, value width]
     """
-    n, q, heads = group.sequences, group.queries, keys.shape[1]
-    shared = rows.shape[0] // heads
-    folded = rows.view(heads, shared, n, q, -1).permute(2, 0, 1, 3, 4).reshape(n, heads, shared * q, -1)
-    attended = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
-    unfolded = attended.view(n, heads, shared, q, -1).permute(0, 3, 1, 2, 4)
-    return unfolded.reshape(n * q, heads * shared, -1)
+    query_heads, queries, width = rows.shape
+    heads = keys.shape[1]
+    shared = query_heads // heads
+    folded = rows.reshape(1, heads, shared * queries, width)
+    attended = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scale)
+    return attended.reshape(query_heads, queries, -1).transpose(0, 1)
 
 
 def register() -> None:

@@ -20,8 +20,8 @@ class Piece:
     token_ids: Items[int]
     start: int
     """Position of the first."""
-    place: int
-    """The sequence's place in the cache."""
+    pages: Items[int]
+    """The sequence's pages in the cache, up to its last token's at least."""
     resident: Resident | None
     """Its adapter; None for the base."""
     wants_logits: bool
@@ -53,7 +53,7 @@ def pack(pieces: Items[Piece], cache: KeyValueCache, device: torch.device) -> Ba
     last: list[int] = []
     for piece in pieces:
         count = len(piece.token_ids)
-        spans.append(Span(piece.place, len(tokens), piece.start, count))
+        spans.append(Span(piece.pages, len(tokens), piece.start, count))
         tokens.extend(piece.token_ids)
         positions.extend(range(piece.start, piece.start + count))
         slots.extend([-1 if piece.resident is None else slot_of[piece.resident]] * count)

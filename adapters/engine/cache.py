@@ -1,24 +1,28 @@
-"""Keys and values of the running sequences.
+"""Keys and values of the running sequences, in pages.
 
 The attention function stores into and fetches from a `CacheView`, built once a step, and learns nothing of where the
-tokens lie. Here a sequence owns one place of fixed length; pages would change this file only.
+tokens lie.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from graftwork.adapters.engine.pages import Pages
+from graftwork.errors import InvalidSetting
+from graftwork.kernels.paged_attention import paged_attention
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """Consecutive packed rows of one sequence: rows `row..row+count` are its positions `start..start+count`."""
 
-    place: int
+    pages: Sequence[int]
+    """The pages of the sequence, in order; they reach to its last position at least."""
     row: int
     start: int
     count: int
@@ -30,42 +34,53 @@ class Span:
 
 
 class KeyValueCache:
-    """`places` sequences of up to `tokens` positions.
+    """`pages.total` pages of `page_tokens` positions each.
 
-    A layer's tensors are [places * tokens, heads, width]; they are made when the layer first stores, because only then
-    are its true shapes known. Places are given lowest first, so that the running ones lie side by side.
+    A layer's tensors are [pages, heads, width, page] for keys and [pages, heads, page, width] for values; they are made
+    when the layer first stores, because only then are its true shapes known. What was not written is never read, so
+    they begin as they are found: a large cache takes no memory before it is used, and no NaN outlives its sequence.
     """
 
-    def __init__(self, places: int, tokens: int) -> None:
-        self.places = places
-        self.tokens = tokens
-        self._free = list(range(places))
+    def __init__(self, pages: int, page_tokens: int) -> None:
+        self.page_tokens = page_tokens
+        self.pages = Pages(pages)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
-    def free(self) -> int:
-        """How many more sequences fit."""
-        return len(self._free)
+    def page_bytes(self) -> int:
+        """Bytes of one page over all layers that have stored something."""
+        return sum(tensor[0].nbytes for layer in self._layers.values() for tensor in layer)
 
-    def take(self) -> int | None:
-        """A free place, or None."""
-        return heapq.heappop(self._free) if self._free else None
+    def pages_for(self, positions: int) -> int:
+        """Pages that hold so many positions."""
+        return -(-positions // self.page_tokens)
 
-    def give_back(self, place: int, *, scrub: bool = False) -> None:
-        """Free a place. `scrub` zeroes it: masked positions are multiplied by 0, which NaN survives."""
-        if scrub:
-            rows = slice(place * self.tokens, (place + 1) * self.tokens)
-            with torch.inference_mode():
-                for keys, values in self._layers.values():
-                    keys[rows] = 0
-                    values[rows] = 0
-        heapq.heappush(self._free, place)
+    def fill(self, size: int, *, least: int) -> None:
+        """Forget everything and have as many pages as `size` bytes hold, now that the layers are known.
+
+        Raises InvalidSetting when these are fewer than `least`.
+        """
+        total = size // self.page_bytes
+        if total < least:
+            expected = f"at least {least * self.page_bytes} bytes for this model"
+            raise InvalidSetting(name="GRAFTWORK_CACHE_BYTES", value=size, expected=expected)
+        self.pages = Pages(total)
+        self._layers.clear()
+
+    def copy(self, source: int, target: int) -> None:
+        """Give one page the content of another."""
+        with torch.inference_mode():
+            for layer in self._layers.values():
+                for tensor in layer:
+                    tensor[target].copy_(tensor[source])
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's keys and values, shaped for rows like `key` and `value` ([rows, heads, width])."""
         if index not in self._layers:
-            rows = self.places * self.tokens
-            self._layers[index] = (key.new_zeros(rows, *key.shape[1:]), value.new_zeros(rows, *value.shape[1:]))
+            total, page = self.pages.total, self.page_tokens
+            keys = key.new_empty(total, *key.shape[1:], page)
+            values = value.new_empty(total, value.shape[1], page, value.shape[2])
+            self._layers[index] = (keys, values)
         return self._layers[index]
 
     def view(self, spans: Iterable[Span], device: torch.device) -> CacheView:
@@ -74,24 +89,27 @@ class KeyValueCache:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Sequences whose attention is computed in one call: adjacent places, equally many new rows each."""
+class Singles:
+    """The sequences of which a step computes one row; their attention is one call."""
 
-    place: int
-    sequences: int
-    queries: int
-    """New rows of each sequence."""
-    longest: int
-    """Positions of the longest sequence, new ones included."""
-    rows: Tensor
-    """[sequences * queries]: their packed rows, sequence by sequence."""
-    positions: Tensor
-    """[sequences, queries]: the position of each of these rows."""
+    rows: Tensor | None
+    """[sequences]: their packed rows; None when the step has no others."""
+    pages: Tensor
+    """[sequences, most] int32"""
+    lengths: Tensor
+    """[sequences] int32: their positions, the new one included."""
 
-    @property
-    def whole_prompt(self) -> bool:
-        """Whether this is one sequence from its first position on, so that plain causal attention holds."""
-        return self.sequences == 1 and self.queries == self.longest
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A sequence of which a step computes several rows."""
+
+    rows: slice
+    start: int
+    length: int
+    """Positions, the new ones included."""
+    pages: Tensor
+    """[pages]: those with its positions."""
 
 
 class CacheView:
@@ -100,67 +118,69 @@ class CacheView:
     def __init__(self, cache: KeyValueCache, spans: list[Span], device: torch.device) -> None:
         self._cache = cache
         self._device = device
-        self._masks: dict[tuple[int, int | None, int], Tensor] = {}
-        ordered = sorted(spans, key=lambda span: span.row)
-        homes = [span.place * cache.tokens + span.start + i for span in ordered for i in range(span.count)]
-        self._homes = torch.tensor(homes, device=device)
-        self.groups = [self._group(run) for run in _runs(spans)]
+        self._masks: dict[tuple[int, int, int | None, int], Tensor] = {}
+        size = cache.page_tokens
+        spots = [
+            (span.pages[at // size], at % size)
+            for span in sorted(spans, key=lambda span: span.row)
+            for at in range(span.start, span.length)
+        ]
+        homes = torch.tensor(spots, dtype=torch.long).view(-1, 2).to(device)
+        self._homes = (homes[:, 0].contiguous(), homes[:, 1].contiguous())
+        self.singles = self._singles([span for span in spans if span.count == 1], len(spans))
+        self.stretches = [self._stretch(span) for span in spans if span.count > 1]
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Keep the new rows. key, value: [rows, heads, width]."""
         keys, values = self._cache.layer(layer, key, value)
-        keys.index_copy_(0, self._homes, key)
-        values.index_copy_(0, self._homes, value)
+        pages, places = self._homes
+        keys[pages, :, :, places] = key
+        values[pages, :, places] = value
 
-    def fetch(self, layer: int, group: Group) -> tuple[Tensor, Tensor]:
-        """Keys and values of the group's sequences: [sequences, heads, longest, width] each."""
+    def attend_singles(self, layer: int, query: Tensor, scale: float, window: int | None) -> Tensor:
+        """What the single rows attend to. query: [sequences, query heads, width] -> the same with the value width."""
+        assert self.singles is not None  # noqa: S101  asked for by whoever saw them
         keys, values = self._cache._layers[layer]
-        return self._read(keys, group), self._read(values, group)
+        attended = paged_attention(
+            query.contiguous(), keys, values, self.singles.pages, self.singles.lengths, scale, window or 0
+        )
+        assert isinstance(attended, Tensor)  # noqa: S101  tensors give a tensor
+        return attended
 
-    def mask(self, group: Group, window: int | None, copies: int, dtype: torch.dtype) -> Tensor:
+    def fetch(self, layer: int, stretch: Stretch) -> tuple[Tensor, Tensor]:
+        """Keys and values of the stretch's sequence: [1, heads, length, width] each."""
+        keys, values = self._cache._layers[layer]
+        k = keys[stretch.pages].permute(1, 0, 3, 2).flatten(1, 2)
+        v = values[stretch.pages].transpose(0, 1).flatten(1, 2)
+        return k[None, :, : stretch.length], v[None, :, : stretch.length]
+
+    def mask(self, stretch: Stretch, window: int | None, copies: int, dtype: torch.dtype) -> Tensor:
         """0 where a row may look (within `window` positions, if given), else -inf, `copies` times below each other.
 
-        -> [sequences, 1, copies * queries, longest]; made once for all layers
+        -> [1, 1, copies * queries, length]; made once for all layers
         """
-        key = (id(group), window, copies)
+        key = (stretch.rows.start, stretch.length, window, copies)
         if key not in self._masks:
-            columns = torch.arange(group.longest, device=self._device)
-            ahead = group.positions[:, :, None] - columns  # [sequences, queries, longest]
+            columns = torch.arange(stretch.length, device=self._device)
+            ahead = columns[stretch.start :, None] - columns  # [queries, length]
             hidden = (ahead < 0) if window is None else (ahead < 0) | (ahead >= window)
             mask = torch.zeros(hidden.shape, dtype=dtype, device=self._device).masked_fill_(hidden, -torch.inf)
-            self._masks[key] = mask[:, None].repeat(1, 1, copies, 1)
+            self._masks[key] = mask.repeat(copies, 1)[None, None]
         return self._masks[key]
 
-    def _read(self, tensor: Tensor, group: Group) -> Tensor:
-        by_place = tensor.view(self._cache.places, self._cache.tokens, *tensor.shape[1:])
-        return by_place[group.place : group.place + group.sequences, : group.longest].transpose(1, 2)
-
-    def _group(self, run: list[Span]) -> Group:
-        rows = [span.row + i for span in run for i in range(span.count)]
-        positions = [[span.start + i for i in range(span.count)] for span in run]
-        return Group(
-            place=run[0].place,
-            sequences=len(run),
-            queries=run[0].count,
-            longest=max(span.length for span in run),
-            rows=torch.tensor(rows, device=self._device),
-            positions=torch.tensor(positions, device=self._device),
+    def _singles(self, spans: list[Span], of: int) -> Singles | None:
+        if not spans:
+            return None
+        counts = [self._cache.pages_for(span.length) for span in spans]
+        most = max(counts)
+        table = [[*span.pages[:count], *[0] * (most - count)] for span, count in zip(spans, counts, strict=True)]
+        ordered = of == len(spans) and [span.row for span in spans] == list(range(of))
+        return Singles(
+            rows=None if ordered else torch.tensor([span.row for span in spans], device=self._device),
+            pages=torch.tensor(table, dtype=torch.int32).to(self._device),
+            lengths=torch.tensor([span.length for span in spans], dtype=torch.int32).to(self._device),
         )
 
-
-def _runs(spans: Iterable[Span]) -> list[list[Span]]:
-    """Spans that can share a call: single rows at adjacent places, of lengths that waste little padding."""
-    runs: list[list[Span]] = []
-    for span in sorted(spans, key=lambda span: span.place):
-        if runs and _fits(runs[-1], span):
-            runs[-1].append(span)
-        else:
-            runs.append([span])
-    return runs
-
-
-def _fits(run: list[Span], span: Span) -> bool:
-    if span.count != 1 or run[-1].count != 1 or span.place != run[-1].place + 1:
-        return False
-    lengths = [span.length, *(other.length for other in run)]
-    return max(lengths) <= 2 * min(lengths) + 64
+    def _stretch(self, span: Span) -> Stretch:
+        pages = torch.tensor(span.pages[: self._cache.pages_for(span.length)], device=self._device)
+        return Stretch(slice(span.row, span.row + span.count), span.start, span.length, pages)

@@ -5,26 +5,41 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
+from collections import Counter
+from collections.abc import Sequence as Items
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from graftwork.adapters.attach import Attachments
 from graftwork.adapters.engine.batch import Piece
 from graftwork.adapters.engine.cache import KeyValueCache
 from graftwork.adapters.engine.checkpoint import Checkpoint, load_checkpoint, require_packable
-from graftwork.adapters.engine.conformance import PROMPTS, expected_logits, prompts, require_conformance
+from graftwork.adapters.engine.conformance import expected_logits, pages_needed, prompts, require_conformance
+from graftwork.adapters.engine.fairness import Turns, parse_weights
+from graftwork.adapters.engine.intake import first_sequence
+from graftwork.adapters.engine.probing import passes_in_a_step
 from graftwork.adapters.engine.runner import Runner
-from graftwork.adapters.engine.sampling import Sampler, choose
+from graftwork.adapters.engine.sampling import Choice, choose
 from graftwork.adapters.engine.scheduler import Scheduler, Work, adapter_rows
 from graftwork.adapters.engine.sequence import Chunk, Generation, Request, Sequence
-from graftwork.adapters.engine.text import TextStream
+from graftwork.adapters.engine.statistics import Counts, Statistics
 from graftwork.adapters.engine.turn import Turn
 from graftwork.adapters.pool import Resident
-from graftwork.adapters.residency import Residency
-from graftwork.errors import AdapterProbeFailed, GraftworkError, InvalidRequest, OperationFailed, Overloaded
+from graftwork.adapters.residency import Limits, Residency
+from graftwork.errors import (
+    AdapterProbeFailed,
+    DeadlineExceeded,
+    GraftworkError,
+    InvalidRequest,
+    OperationFailed,
+    Overloaded,
+)
 from graftwork.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -46,21 +61,34 @@ class Engine:
         """Prompt and completion tokens that one sequence may have."""
         require_packable(checkpoint, self.max_tokens)
         expected = expected_logits(model)
-        # One place more than sequences run, so that a probe never waits for one of them to end.
-        cache = KeyValueCache(settings.max_sequences + 1, max(self.max_tokens, *PROMPTS))
+        cache = KeyValueCache(pages_needed(settings.page_tokens), settings.page_tokens)
         attachments = Attachments(model, settings.adapter_rank_rows)
         self._runner = Runner(model, cache, attachments)
         require_conformance(self._runner, expected, checkpoint.folder)
-        self.residency = Residency(attachments, self._probe, base_name=checkpoint.name)
+        cache.fill(settings.cache_bytes, least=pages_needed(cache.page_tokens))
+        limits = Limits(
+            host_bytes=settings.adapter_host_bytes,
+            form_bytes=settings.adapter_form_bytes,
+            loaders=settings.adapter_loaders,
+            waiting=settings.max_queue,
+        )
+        self.residency = Residency(attachments, self._probe, base_name=checkpoint.name, limits=limits)
         self._scheduler = Scheduler(
             cache,
+            Turns(settings.fair_tokens, parse_weights(settings.tenant_weights)),
             max_running=settings.max_sequences,
             max_waiting=settings.max_queue,
             prefill_tokens=settings.prefill_tokens,
+            slice_tokens=2 * settings.fair_tokens,
         )
+        self._max_running = settings.max_sequences
+        self._timeout = settings.request_timeout
+        self._counts = Counts()
+        self._prefill_tokens = settings.prefill_tokens
         self._vocabulary = checkpoint.vocabulary
         self._end_ids = checkpoint.end_ids
         self._turn = Turn()
+        self._aside = threading.Lock()  # whose turn it is to borrow pages
         self._admission = threading.Lock()
         self._closed = False
         self._stopping = False
@@ -103,36 +131,70 @@ class Engine:
         lease = request.lease
         try:
             self._check(request)
-            pinned = lease.share() if lease is not None else None
+            leases = [lease.share() if lease is not None else None for _ in range(request.n)]
         finally:
             if lease is not None:
                 lease.release()
-        generation = Generation(len(request.prompt_ids), self._attention.set)
-        sequence = Sequence(
-            tokens=list(request.prompt_ids),
-            sampling=request.sampling,
-            sampler=Sampler(request.sampling),
-            text=TextStream(self.tokenizer, request.sampling.stop),
-            generation=generation,
-            lease=pinned,
-        )
+        first = first_sequence(request, leases, self.tokenizer, limit=self._timeout, wake=self._attention.set)
         try:
-            self._admit(sequence)
+            self._admit(first)
         except Overloaded:
-            if pinned is not None:
-                pinned.release()
+            for pinned in leases:
+                if pinned is not None:
+                    pinned.release()
             raise
         self._attention.set()
-        return generation
+        return first.generation
+
+    def statistics(self) -> Statistics:
+        """What the engine did so far and does now; from any thread."""
+        scheduler, pages, counts = self._scheduler, self._runner.cache.pages, self._counts
+        return Statistics(
+            waiting=scheduler.waiting,
+            running=scheduler.running,
+            in_flight=Counter(sequence.root for sequence in scheduler.all()),
+            pages_total=pages.total,
+            pages_used=pages.used,
+            pages_idle=pages.idle,
+            prompt_tokens=scheduler.prompt_tokens,
+            found_tokens=scheduler.found_tokens,
+            preemptions=scheduler.preemptions,
+            **asdict(counts),
+        )
 
     def step(self) -> bool:
         """Compute one step; False when there was nothing to do."""
         with self._turn:
-            self._end_aborted()
+            self._end_overdue()
             works = self._scheduler.schedule()
             if works:
+                self._counts.steps += 1
                 self._run(works)
             return bool(works)
+
+    def read(self, prompt_ids: Items[int], resident: Resident | None) -> Tensor:
+        """Run a prompt through the model and an adapter without answering it, a chunk between every two steps.
+
+        Gives the mean of its last hidden states, [hidden] float32. Raises InvalidRequest for a prompt that `submit`
+        would refuse.
+        """
+        self._check_prompt(prompt_ids, 1)
+        total = torch.zeros((), dtype=torch.float64)
+        with self._aside:
+            with self._turn:
+                pages = self._scheduler.borrow(self._runner.cache.pages_for(len(prompt_ids)))
+            try:
+                for start in range(0, len(prompt_ids), self._prefill_tokens):
+                    tokens = prompt_ids[start : start + self._prefill_tokens]
+                    is_last = start + len(tokens) == len(prompt_ids)
+                    with self._turn:
+                        hidden = self._runner.hidden([Piece(tokens, start, pages, resident, wants_logits=is_last)])
+                    total = total + hidden.sum(dim=0, dtype=torch.float64).cpu()
+            finally:
+                with self._turn:
+                    self._scheduler.give_back(pages)
+                self._attention.set()
+        return (total / len(prompt_ids)).float().to(self._runner.attachments.device)
 
     def start(self) -> None:
         """Step in a thread of its own from now on."""
@@ -140,10 +202,17 @@ class Engine:
             self._thread = threading.Thread(target=self._loop, name="graftwork-engine", daemon=True)
             self._thread.start()
 
+    def abort(self, digest: str) -> None:
+        """End every request on the adapter at the next step."""
+        for sequence in self._scheduler.all():
+            if sequence.lease is not None and sequence.lease.resident.adapter == digest:
+                sequence.generation.abort()
+
     def close(self, *, drain: bool = False) -> None:
         """Take no more requests, finish (`drain`) or abort the ones there are, and end the thread."""
         with self._admission:
             self._closed = True
+        self.residency.close()
         if drain:
             self._drain()
         self._stopping = True
@@ -152,7 +221,7 @@ class Engine:
             self._thread.join()
         with self._turn:
             for sequence in self._scheduler.all():
-                self._end(sequence, Chunk(sequence.text.flush(), (), "abort"))
+                self._end(sequence, _abortion(sequence))
 
     def _admit(self, sequence: Sequence) -> None:
         with self._admission:
@@ -184,7 +253,8 @@ class Engine:
         try:
             logits = self._runner.forward([_piece(work) for work in works])
             sampling = [work.sequence for work in works if work.samples]
-            tokens = choose(logits, [sequence.sampler for sequence in sampling])
+            samplers = [[sequence.sampler, *(other.sampler for other in sequence.siblings)] for sequence in sampling]
+            choices = choose(logits, samplers)
         except Exception as error:
             groups = [list(group) for _, group in itertools.groupby(works, key=adapter_rows)]
             if len(groups) > 1:
@@ -197,15 +267,20 @@ class Engine:
             return
         for work in works:
             work.sequence.computed += work.count
-        for sequence, token in zip(sampling, tokens, strict=True):
-            self._advance(sequence, token)
+            self._counts.computed_tokens += work.count
+        for sequence, of_sequence in zip(sampling, choices, strict=True):
+            if None not in of_sequence:
+                self._scheduler.publish(sequence)
+            for each, choice in zip([sequence, *self._scheduler.fork(sequence)], of_sequence, strict=True):
+                self._advance(each, choice)
 
-    def _advance(self, sequence: Sequence, token: int | None) -> None:
-        if token is None:
+    def _advance(self, sequence: Sequence, choice: Choice | None) -> None:
+        if choice is None:
             self._end(sequence, OperationFailed(what="The generation", reason="the model's logits are not finite"))
             return
+        self._counts.generated_tokens += 1
         try:
-            chunk = sequence.accept(token, self._end_ids)
+            chunk = sequence.accept(choice.token, self._end_ids, choice.logprob)
         except Exception as error:
             logger.exception("a token could not be turned into text")
             self._fail([sequence], error)
@@ -217,16 +292,25 @@ class Engine:
 
     def _end(self, sequence: Sequence, event: Chunk | GraftworkError) -> None:
         """Free what the sequence holds, then tell its caller."""
-        ended_well = isinstance(event, Chunk) and event.finish_reason != "abort"
-        self._scheduler.remove(sequence, scrub=not ended_well)
-        if sequence.lease is not None:
-            sequence.lease.release()
+        self._scheduler.remove(sequence, failed=not isinstance(event, Chunk | DeadlineExceeded))
+        siblings, sequence.siblings = sequence.siblings, []
+        for each in (sequence, *siblings):
+            if each.lease is not None:
+                each.lease.release()
+        self._counts.count(event)
         sequence.generation.publish(event)
+        for each in siblings if isinstance(event, Chunk) else []:
+            each.generation.publish(_abortion(each))
 
-    def _end_aborted(self) -> None:
+    def _end_overdue(self) -> None:
+        """End what its caller gave up, what has lost a sibling to an error, and what is past its deadline."""
+        now = time.monotonic()
         for sequence in self._scheduler.all():
-            if sequence.generation.aborted:
-                self._end(sequence, Chunk(sequence.text.flush(), (), "abort"))
+            generation = sequence.generation
+            if generation.aborted or generation.done:
+                self._end(sequence, _abortion(sequence))
+            elif sequence.deadline <= now:
+                self._end(sequence, DeadlineExceeded(seconds=f"{sequence.timeout:g}"))
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         for sequence in sequences:
@@ -237,37 +321,52 @@ class Engine:
             self._end(sequence, failure)
 
     def _probe(self, resident: Resident) -> None:
-        """One forward with the adapter, between two steps. Raises AdapterProbeFailed."""
-        with self._turn:
-            place = self._runner.cache.take()
-            assert place is not None  # noqa: S101  the cache has one more place than sequences run
+        """One forward with the adapter, in a step or between two. Raises AdapterProbeFailed."""
+        prompt = prompts(self._runner.model)[0]
+        runs_soon = self._thread is not None and not self.waiting and 0 < self.running < self._max_running
+        lease = self.residency.pin(resident.digest) if runs_soon else None
+        if lease is not None and passes_in_a_step(self.submit, lease, prompt[0]):
+            return
+        with self._aside, self._turn:
+            pages = self._scheduler.borrow(self._runner.cache.pages_for(len(prompt)))
             try:
-                prompt = prompts(self._runner.model)[0]
-                logits = self._runner.forward([Piece(prompt, 0, place, resident, wants_logits=True)])
+                logits = self._runner.forward([Piece(prompt, 0, pages, resident, wants_logits=True)])
                 finite = bool(torch.isfinite(logits).all())
             except (RuntimeError, ValueError, TypeError) as error:
                 raise AdapterProbeFailed(adapter=resident.digest[:12], reason=str(error)) from error
             finally:
-                self._runner.cache.give_back(place, scrub=True)
+                self._scheduler.give_back(pages)
         if not finite:
             raise AdapterProbeFailed(adapter=resident.digest[:12], reason="its logits are not finite")
 
     def _check(self, request: Request) -> None:
-        prompt, wanted = len(request.prompt_ids), request.sampling.max_tokens
+        self._check_prompt(request.prompt_ids, request.sampling.max_tokens)
+        if not all(0 <= token < self._vocabulary for token in request.sampling.logit_bias):
+            raise InvalidRequest(field="logit_bias", reason=f"its tokens must be from 0 to {self._vocabulary - 1}")
+        if request.lease is not None and not self.residency.issued(request.lease):
+            raise InvalidRequest(field="lease", reason="it pins an adapter of another engine")
+
+    def _check_prompt(self, prompt_ids: Items[int], wanted: int) -> None:
+        prompt = len(prompt_ids)
         if not prompt:
             raise InvalidRequest(field="prompt", reason="it has no tokens; at least one is needed")
-        if not all(0 <= token < self._vocabulary for token in request.prompt_ids):
+        if not all(0 <= token < self._vocabulary for token in prompt_ids):
             raise InvalidRequest(field="prompt", reason=f"its tokens must be from 0 to {self._vocabulary - 1}")
         if prompt + wanted > self.max_tokens:
             limit = f"this model takes {self.max_tokens} tokens in all (max_model_tokens or its own limit)"
             raise InvalidRequest(field="max_tokens", reason=f"{prompt} prompt tokens and {wanted} new ones; {limit}")
-        if request.lease is not None and not self.residency.issued(request.lease):
-            raise InvalidRequest(field="lease", reason="it pins an adapter of another engine")
+        held = self._runner.cache.pages.total * self._runner.cache.page_tokens
+        if prompt + wanted > held:
+            limit = f"the cache has room for {held} (cache_bytes)"
+            raise InvalidRequest(field="max_tokens", reason=f"{prompt} prompt tokens and {wanted} new ones; {limit}")
+
+
+def _abortion(sequence: Sequence) -> Chunk:
+    return Chunk(sequence.text.flush(), (), "abort", sequence.index)
 
 
 def _piece(work: Work) -> Piece:
     sequence = work.sequence
-    assert sequence.place is not None  # noqa: S101  scheduled sequences have a place
     tokens = sequence.tokens[sequence.computed : sequence.computed + work.count]
     resident = sequence.lease.resident if sequence.lease is not None else None
-    return Piece(tokens, sequence.computed, sequence.place, resident, wants_logits=work.samples)
+    return Piece(tokens, sequence.computed, sequence.pages, resident, wants_logits=work.samples)

@@ -12,6 +12,7 @@ from graftwork.adapters.attach import Attachments
 from graftwork.adapters.engine import attention
 from graftwork.adapters.engine.batch import Piece, pack
 from graftwork.adapters.engine.cache import KeyValueCache
+from graftwork.adapters.linears import take_over_linears
 
 
 class Runner:
@@ -22,6 +23,7 @@ class Runner:
         self.model = model
         self.cache = cache
         self.attachments = attachments
+        take_over_linears(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
 
@@ -42,3 +44,14 @@ class Runner:
             )
         logits: Tensor = output.logits[0]
         return logits
+
+    def hidden(self, pieces: Sequence[Piece]) -> Tensor:
+        """The last hidden states, before the output head, of every row of a forward over the pieces: [rows, hidden]."""
+        seen: list[Tensor] = []
+        inner = self.model.base_model
+        hook = inner.register_forward_hook(lambda module, args, output: seen.append(output[0][0]))
+        try:
+            self.forward(pieces)
+        finally:
+            hook.remove()
+        return seen[0]

@@ -1,24 +1,36 @@
-"""One request on its way through the engine: what was asked, what its caller sees, and its state between steps."""
+"""One request on its way through the engine: what was asked, and its state between steps."""
 
 from __future__ import annotations
 
-import itertools
-import logging
-import threading
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from graftwork.errors import GraftworkError, InvalidRequest
+from graftwork.adapters.engine.generation import Chunk, Completion, FinishReason, Generation, Listener, Logprob
+from graftwork.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from graftwork.adapters.engine.pages import Key
     from graftwork.adapters.engine.sampling import Sampler
     from graftwork.adapters.engine.text import TextStream
     from graftwork.adapters.lease import Lease
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "Chunk",
+    "Completion",
+    "FinishReason",
+    "Generation",
+    "Listener",
+    "Logprob",
+    "Request",
+    "Sampling",
+    "Sequence",
+]
 
-FinishReason = Literal["stop", "length", "abort"]
+MAX_TOP_LOGPROBS = 20
+MAX_CHOICES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +46,16 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_p: float = 0.0
+    """Tokens less likely than this share of the likeliest one are left out."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token that was generated before."""
+    frequency_penalty: float = 0.0
+    """Taken from the logit of every token as often as it was generated before."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of tokens."""
+    logprobs: int | None = None
+    """With how many of the likeliest tokens beside it each token's logarithm comes; None is without."""
 
     def __post_init__(self) -> None:
         _require(self.max_tokens >= 1, "max_tokens", f"{self.max_tokens} is given; at least 1 is accepted")
@@ -43,6 +65,16 @@ class Sampling:
         in_range = self.seed is None or -(2**63) <= self.seed < 2**63
         _require(in_range, "seed", f"{self.seed} is given; a signed 64-bit whole number is accepted")
         _require(all(self.stop), "stop", "an empty string is given; every stop string needs at least one character")
+        _require(0.0 <= self.min_p <= 1.0, "min_p", f"{self.min_p} is given; 0 to 1 is accepted")
+        for name, penalty in (
+            ("presence_penalty", self.presence_penalty),
+            ("frequency_penalty", self.frequency_penalty),
+        ):
+            _require(-2.0 <= penalty <= 2.0, name, f"{penalty} is given; -2 to 2 is accepted")
+        biases = self.logit_bias.values()
+        _require(all(map(math.isfinite, biases)), "logit_bias", "a bias is not finite")
+        in_range = self.logprobs is None or 0 <= self.logprobs <= MAX_TOP_LOGPROBS
+        _require(in_range, "logprobs", f"{self.logprobs} is given; 0 to {MAX_TOP_LOGPROBS} is accepted")
 
 
 def _require(holds: bool, field: str, reason: str) -> None:
@@ -57,125 +89,25 @@ class Request:
     prompt_ids: list[int]
     sampling: Sampling = field(default_factory=Sampling)
     lease: Lease | None = None
+    n: int = 1
+    """Choices, drawn independently. With a seed, choice i is what the seed plus i gives a request of its own."""
+    tenant: str = ""
+    """On whose behalf; the engine is shared fairly between tenants."""
+    timeout: float | None = None
+    """Seconds from being queued until it must be done; None for the engine's own limit."""
 
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What one step added. The text may lag behind the tokens; the chunk with a finish reason is the last."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A finished generation. An end-of-sequence token is among `token_ids` and not in `text`."""
-
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
-
-
-Listener = Callable[[Chunk | GraftworkError], None]
-
-
-class Generation:
-    """The caller's end of a request: iterate over its chunks, wait for its result, listen to it, or abort it.
-
-    Any thread may call any method, any number of times; iterating again replays from the first chunk. A request that
-    failed raises its error from the iterator and from `result`.
-    """
-
-    def __init__(self, prompt_tokens: int, wake: Callable[[], None]) -> None:
-        self.prompt_tokens = prompt_tokens
-        self._wake = wake
-        self._aborted = threading.Event()
-        self._changed = threading.Condition()
-        self._events: list[Chunk | GraftworkError] = []
-        self._done = False
-        self._listeners: list[Listener] = []
-
-    @property
-    def done(self) -> bool:
-        """Whether the last chunk, or the error, is there."""
-        return self._done
-
-    @property
-    def aborted(self) -> bool:
-        """Whether `abort` was called; the engine ends the request at its next step."""
-        return self._aborted.is_set()
-
-    def abort(self) -> None:
-        """End the request at the engine's next step. Does nothing once it is done."""
-        self._aborted.set()
-        self._wake()
-
-    def __iter__(self) -> Iterator[Chunk]:
-        for position in itertools.count():
-            event = self._event(position)
-            if isinstance(event, GraftworkError):
-                raise event
-            yield event
-            if event.finish_reason is not None:
-                return
-
-    def result(self, timeout: float | None = None) -> Completion:
-        """Wait until it is done. Raises the request's error, or TimeoutError after `timeout` seconds."""
-        if not self.wait(timeout):
-            raise TimeoutError(f"the generation was not done after {timeout} seconds")
-        chunks = list(self)
-        tokens = [token for chunk in chunks for token in chunk.token_ids]
-        reason = chunks[-1].finish_reason
-        assert reason is not None  # noqa: S101  the iterator ends only there
-        return Completion("".join(chunk.text for chunk in chunks), tokens, reason, self.prompt_tokens, len(tokens))
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is done, in whatever way; False after `timeout` seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._done, timeout)
-
-    def add_listener(self, listener: Listener) -> None:
-        """Call `listener` with every chunk so far and from now on, in order; the error of a failed request comes last.
-
-        It is called from this thread for what is there already and from the engine's for the rest, and must not block.
-        When it raises, as `call_soon_threadsafe` of a closed loop does, it is dropped and the request aborted.
-        """
-        with self._changed:
-            self._listeners.append(listener)
-            for event in list(self._events):
-                self._tell(listener, event)
-
-    def publish(self, event: Chunk | GraftworkError) -> None:
-        """Hand the next chunk, or the error that ends it, to the caller (the engine's side)."""
-        with self._changed:
-            if self._done:
-                return
-            self._events.append(event)
-            self._done = isinstance(event, GraftworkError) or event.finish_reason is not None
-            for listener in list(self._listeners):
-                self._tell(listener, event)
-            self._changed.notify_all()
-
-    def _event(self, position: int) -> Chunk | GraftworkError:
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._events) > position)
-            return self._events[position]
-
-    def _tell(self, listener: Listener, event: Chunk | GraftworkError) -> None:
-        try:
-            listener(event)
-        except Exception:
-            logger.warning("a listener failed, so its request is aborted", exc_info=True)
-            self._listeners.remove(listener)
-            self.abort()
+    def __post_init__(self) -> None:
+        _require(1 <= self.n <= MAX_CHOICES, "n", f"{self.n} is given; 1 to {MAX_CHOICES} is accepted")
+        fits = self.timeout is None or 0 < self.timeout < math.inf
+        _require(fits, "timeout", f"{self.timeout} is given; a number of seconds above 0 is accepted")
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A request inside the engine. It keeps its lease, and with it its adapter's rows, from admission to the end."""
+    """One choice of a request inside the engine.
+
+    It keeps its lease, and with it its adapter, from admission to the end.
+    """
 
     tokens: list[int]
     """The prompt and everything sampled so far."""
@@ -184,10 +116,33 @@ class Sequence:
     text: TextStream
     generation: Generation
     lease: Lease | None
+    tenant: str = ""
+    timeout: float = math.inf
+    """Seconds from `queued` on."""
+    queued: float = field(default_factory=time.monotonic)
+    """When it came, by the monotonic clock."""
+    index: int = 0
+    """Which choice of the request."""
+    siblings: list[Sequence] = field(default_factory=list)
+    """The request's other choices, until the prompt is computed: then they go their own ways."""
     computed: int = 0
-    """How many of `tokens` have their keys and values in the cache."""
-    place: int | None = None
-    """The cache's place for this sequence, while it runs."""
+    """How many of `tokens` have their keys and values in `pages`."""
+    pages: list[int] = field(default_factory=list)
+    """The pages of the cache that hold them, in order."""
+    keys: list[Key] = field(default_factory=list)
+    """The keys of those pages that are full and known."""
+    turn: int = 0
+    """Tokens computed since it got its place."""
+
+    @property
+    def root(self) -> str:
+        """Whose keys and values these are: the adapter's digest; empty for the base, of which a cache has one."""
+        return "" if self.lease is None else self.lease.resident.digest
+
+    @property
+    def deadline(self) -> float:
+        """When it must be done, by the monotonic clock."""
+        return self.queued + self.timeout
 
     @property
     def prompt_tokens(self) -> int:
@@ -199,14 +154,26 @@ class Sequence:
         """How many tokens were generated."""
         return len(self.tokens) - self.prompt_tokens
 
-    def accept(self, token: int, end_ids: frozenset[int]) -> Chunk:
+    @property
+    def remaining(self) -> int:
+        """How many tokens have to be computed before the next is sampled."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether only its newest token has to be computed."""
+        return self.computed > 0 and self.remaining == 1
+
+    def accept(self, token: int, end_ids: frozenset[int], logprob: Logprob | None = None) -> Chunk:
         """Append a sampled token and say what the caller gets to see of it."""
         self.tokens.append(token)
+        self.sampler.record(token)
+        logprobs = () if logprob is None else (logprob,)
         if token in end_ids and not self.sampling.ignore_eos:
-            return Chunk(self.text.flush(), (token,), "stop")
+            return Chunk(self.text.flush(), (token,), "stop", self.index, logprobs)
         text, stopped = self.text.push(token)
         if stopped:
-            return Chunk(text, (token,), "stop")
+            return Chunk(text, (token,), "stop", self.index, logprobs)
         if self.sampled >= self.sampling.max_tokens:
-            return Chunk(text + self.text.flush(), (token,), "length")
-        return Chunk(text, (token,))
+            return Chunk(text + self.text.flush(), (token,), "length", self.index, logprobs)
+        return Chunk(text, (token,), None, self.index, logprobs)

@@ -4,72 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from graftwork.errors import NonFiniteTensor
+from graftwork.adapters.variants.factors import Factor, LoraAdapter, LoraFactors, RawFactors
+from graftwork.adapters.variants.modules import read_raw
 from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.registry.formats.peft import CONFIG_FILE, PREFIX, WEIGHTS_FILE, AdapterLayout, read_adapter
-from graftwork.registry.formats.safetensors import TensorInfo, build_header
+from graftwork.registry.formats.safetensors import build_header
 
-Factor = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class LoraFactors:
-    """One module's change of weight, b @ a; the adapter's scale is part of b."""
-
-    a: Factor
-    """[rank, in]"""
-    b: Factor
-    """[out, rank]"""
-
-    @property
-    def rank(self) -> int:
-        """Number of units."""
-        return int(self.a.shape[0])
-
-    def delta(self) -> Factor:
-        """The change itself, [out, in]."""
-        product: Factor = self.b @ self.a
-        return product
-
-
-@dataclass(frozen=True, slots=True)
-class RawFactors:
-    """One module's factors as they were trained: its change of weight is scale * b @ a."""
-
-    a: Factor
-    """[rank, in]"""
-    b: Factor
-    """[out, rank]"""
-    scale: float
-
-    @property
-    def rank(self) -> int:
-        """Number of units."""
-        return int(self.a.shape[0])
-
-
-@dataclass(frozen=True, slots=True)
-class LoraAdapter:
-    """The factors of every adapted module, by the module's path in the base."""
-
-    name: str
-    modules: Mapping[str, LoraFactors]
-
-    def delta(self, module: str) -> Factor:
-        """The change of one module's weight, [out, in]."""
-        return self.modules[module].delta()
+__all__ = ["Factor", "LoraAdapter", "LoraFactors", "RawFactors", "load_lora", "load_module", "load_raw", "save_lora"]
 
 
 def load_lora(folder: Path, name: str | None = None) -> LoraAdapter:
-    """The adapter in a PEFT folder, in float32. Raises InvalidAdapter and its kin, NonFiniteTensor."""
+    """The adapter in a PEFT folder, in float32, whatever its format is called as long as it is products of two factors.
+
+    Raises InvalidAdapter and its kin, NonFiniteTensor.
+    """
     layout = read_adapter(folder)
     return LoraAdapter(name or folder.name, {module: load_module(layout, module) for module in layout.modules})
 
@@ -82,9 +36,7 @@ def load_module(layout: AdapterLayout, module: str) -> LoraFactors:
 
 def load_raw(layout: AdapterLayout, module: str) -> RawFactors:
     """The factors of one module of an adapter, in float32, beside their scale. Raises NonFiniteTensor."""
-    place = layout.modules[module]
-    a, b = (_read(layout, layout.header.tensors[name]) for name in (place.a, place.b))
-    return RawFactors(a, b, place.scale)
+    return read_raw(layout, layout.parts[module])
 
 
 def save_lora(
@@ -144,14 +96,3 @@ def _config(
         "inference_mode": True,
         "modules_to_save": None,
     }
-
-
-def _read(layout: AdapterLayout, info: TensorInfo) -> Factor:
-    path = layout.root / WEIGHTS_FILE
-    with path.open("rb") as file:
-        file.seek(info.begin)
-        stored = np.frombuffer(file.read(info.nbytes), numpy_dtype(info.dtype)).reshape(info.shape)
-    factor = stored.astype(np.float32)
-    if not np.isfinite(factor).all():
-        raise NonFiniteTensor(tensor=info.name, path=str(path), count=int((~np.isfinite(factor)).sum()))
-    return factor

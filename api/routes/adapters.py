@@ -7,12 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
-from graftwork.adapters.host import Host
 from graftwork.api import uploads
-from graftwork.api.deps import HostDep, RegistryDep, SettingsDep
+from graftwork.api.auth import Principal, PrincipalDep
+from graftwork.api.deps import Services, ServicesDep
 from graftwork.api.schemas.versions import VersionOut
 from graftwork.api.uploads import Upload
 from graftwork.errors import ArtifactNotFound, GraftworkError
+from graftwork.registry.formats import experts
+from graftwork.registry.grants import Scope
 from graftwork.registry.importer import import_staged
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registry import Registry
@@ -20,7 +22,6 @@ from graftwork.registry.versions import Kind, Version
 
 router = APIRouter(prefix="/adapters", tags=["artifacts"])
 
-ACTOR = "api"
 FORM: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -39,7 +40,8 @@ FORM: dict[str, Any] = {
                         "files": {
                             "type": "array",
                             "items": {"type": "string", "format": "binary"},
-                            "description": "adapter_config.json, adapter_model.safetensors and what belongs to them",
+                            "description": "adapter_config.json, adapter_model.safetensors and what belongs to them; "
+                            "or, of an expert set, experts.json and experts.safetensors",
                         },
                     },
                 }
@@ -51,25 +53,28 @@ FORM: dict[str, Any] = {
 
 @router.post("", status_code=201, openapi_extra=FORM, responses={200: {"description": "it was there already"}})
 async def upload_adapter(
-    request: Request, response: Response, registry: RegistryDep, host: HostDep, settings: SettingsDep
+    request: Request, response: Response, services: ServicesDep, principal: PrincipalDep
 ) -> VersionOut:
     """Register a PEFT adapter, checked against its base; the ETag is its digest.
 
     The same content under the same name is the same version: 200 instead of 201. A refused upload leaves nothing.
     """
-    async with contextmanager_in_threadpool(registry.blobs.scratch()) as folder:
-        upload = await uploads.receive(request, folder, limit=settings.max_adapter_bytes)
-        version, is_new = await run_in_threadpool(_register, registry, host, upload)
+    async with contextmanager_in_threadpool(services.registry.blobs.scratch()) as folder:
+        upload = await uploads.receive(request, folder, limit=services.settings.max_adapter_bytes)
+        version, is_new = await run_in_threadpool(_register, services, principal, upload)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/artifacts/{version.name}/versions/v{version.number}"
     response.headers["ETag"] = f'"{version.digest}"'
     return VersionOut.of(version)
 
 
-def _register(registry: Registry, host: Host, upload: Upload) -> tuple[Version, bool]:
+def _register(services: Services, principal: Principal, upload: Upload) -> tuple[Version, bool]:
     """The version of an upload, and whether it is new. An alias moves as `PUT` would move it."""
-    name = Name.parse(upload.required("name"))
+    registry, name = services.registry, Name.parse(upload.required("name"))
+    principal.require(Scope.WRITE, name.namespace)
     base, alias = upload.one("base"), upload.one("alias")
+    if base is not None:
+        principal.require_visible(services, Ref.parse(base).name)
     if alias is not None:
         check_alias(alias)
     known = _digests(registry, name)
@@ -78,15 +83,16 @@ def _register(registry: Registry, host: Host, upload: Upload) -> tuple[Version, 
             registry,
             upload.folder,
             name,
-            kind=Kind.ADAPTER,
+            kind=Kind.EXPERT_SET if experts.CONFIG_FILE in upload.files else Kind.ADAPTER,
             base=Ref.parse(base) if base is not None else None,
-            actor=ACTOR,
+            actor=principal.owner,
         )
     except GraftworkError as error:
         raise upload.as_sent(error) from None
     if alias is not None:
-        host.prepare(version)
-        registry.aliases.set(version.name, alias, version.digest, actor=ACTOR, reason=f"uploaded v{version.number}")
+        services.host.prepare(version)
+        reason = f"uploaded v{version.number}"
+        registry.aliases.set(version.name, alias, version.digest, actor=principal.owner, reason=reason)
     return version, version.digest not in known
 
 

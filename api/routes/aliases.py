@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 
+from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import HostDep, NameDep, RegistryDep
 from graftwork.api.errors import respond
 from graftwork.api.schemas.aliases import AliasMoveOut, AliasOut, AliasTarget
@@ -16,7 +17,6 @@ from graftwork.registry.refs import Ref, check_alias
 
 router = APIRouter(prefix="/artifacts/{namespace}/{name}/aliases", tags=["aliases"])
 
-ACTOR = "api"
 ETAG = re.compile(r'"([0-9a-f]{64})"')
 
 IfMatch = Annotated[str | None, Header(description='`"<digest>"`: the alias must point there now; 412 if not')]
@@ -48,6 +48,7 @@ def put_alias(
     response: Response,
     registry: RegistryDep,
     host: HostDep,
+    principal: PrincipalDep,
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
 ) -> AliasOut | Response:
@@ -59,26 +60,35 @@ def put_alias(
     check_alias(alias)
     expected = _expected(body, if_match, if_none_match)
     version = registry.catalog.resolve(Ref.parse(f"{name}@{body.revision}"))
-    host.prepare(version)
+    before = registry.aliases.get(name).get(alias)
+    registry.aliases.intend(version.name, alias, version.digest, actor=principal.owner, reason=body.reason)
+    host.prepare(version, replaces=before.digest if before is not None else None)
     try:
         entry = registry.aliases.set(
-            version.name, alias, version.digest, expected=expected, actor=ACTOR, reason=body.reason
+            version.name, alias, version.digest, expected=expected, actor=principal.owner, reason=body.reason
         )
     except AliasConflict as conflict:
         if body.is_conditional:
             raise
         return respond(request, conflict, status=412)
+    host.follow(version.name.key, alias, version)
     response.headers["ETag"] = f'"{entry.digest}"'
     return AliasOut.of(entry)
 
 
 @router.delete("/{alias}", status_code=204, response_model=None)
 def delete_alias(
-    name: NameDep, alias: str, request: Request, registry: RegistryDep, if_match: IfMatch = None
+    name: NameDep,
+    alias: str,
+    request: Request,
+    registry: RegistryDep,
+    principal: PrincipalDep,
+    if_match: IfMatch = None,
 ) -> Response | None:
     """Remove an alias; its history stays."""
     try:
-        registry.aliases.delete(name, alias, expected=_digest(if_match) if if_match else ANY, actor=ACTOR)
+        expected = _digest(if_match) if if_match else ANY
+        registry.aliases.delete(name, alias, expected=expected, actor=principal.owner)
     except AliasConflict as conflict:
         return respond(request, conflict, status=412)
     return None

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
+from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import NameDep, RegistryDep
 from graftwork.api.schemas.artifacts import ArtifactOut
 from graftwork.api.schemas.versions import VersionDetail, VersionOut
@@ -21,6 +22,7 @@ def list_artifacts(
     request: Request,
     response: Response,
     registry: RegistryDep,
+    principal: PrincipalDep,
     kind: Kind | None = None,
     namespace: str | None = None,
     search: Annotated[str | None, Query(description="a part of the name")] = None,
@@ -28,7 +30,9 @@ def list_artifacts(
     after: Annotated[str | None, Query(description="the name after which to go on")] = None,
 ) -> list[ArtifactOut]:
     """Artifacts in the order of their names; `Link: rel="next"` leads to the rest."""
-    found = registry.catalog.list(kind=kind, namespace=namespace, search=search, limit=limit + 1, after=after)
+    found = registry.catalog.list(
+        kind=kind, namespace=namespace, search=search, limit=limit + 1, after=after, readable=principal.grants.readable
+    )
     page = [ArtifactOut.of(artifact) for artifact in found[:limit]]
     if len(found) > limit:
         query = urlencode({**request.query_params, "after": page[-1].name})

@@ -10,11 +10,13 @@ from fastapi.responses import JSONResponse, Response
 from jinja2 import TemplateError
 
 from graftwork.adapters.engine.engine import Engine
-from graftwork.adapters.engine.sequence import Sampling
+from graftwork.adapters.engine.sequence import Chunk, Completion, Sampling
 from graftwork.api.deps import ServicesDep
-from graftwork.api.inference import Running, chunks, completion, encode, sampling, start
+from graftwork.api.inference import Running, chunks, completions, encode, sampling, start
+from graftwork.api.logprobs import chat_logprobs
 from graftwork.api.schemas.chat import Answer, ChatChoice, ChatChunk, ChatChunkChoice, ChatRequest, ChatResponse, Delta
 from graftwork.api.schemas.completions import FinishReason, Usage
+from graftwork.api.schemas.logprobs import ChatLogprobs
 from graftwork.api.sse import EventStream
 from graftwork.errors import InvalidRequest
 
@@ -28,18 +30,26 @@ async def create_chat_completion(body: ChatRequest, request: Request, services: 
     def prepare(engine: Engine) -> tuple[list[int], Sampling]:
         prompt = _render(engine, body)
         wanted = body.max_completion_tokens or body.max_tokens
-        return prompt, sampling(body, wanted or max(1, engine.max_tokens - len(prompt)))
+        return prompt, sampling(body, wanted or max(1, engine.max_tokens - len(prompt)), body.top)
 
-    running = await start(services, body.model, prepare)
+    running = await start(services, request, body, prepare)
     envelope = running.envelope("chatcmpl", body.model)
     if body.stream:
-        pieces = _pieces(running, envelope, usage=body.wants_usage)
+        pieces = _pieces(running, envelope, body)
         return EventStream(running.generation, pieces, running.headers)
-    done = await completion(request, running.generation)
+    done = await completions(request, running.generation)
     answer = ChatResponse(
         **envelope,
-        choices=[ChatChoice(message=Answer(content=done.text), finish_reason=done.finish_reason)],
-        usage=Usage.of(done.prompt_tokens, done.completion_tokens),
+        choices=[
+            ChatChoice(
+                index=choice.index,
+                message=Answer(content=choice.text),
+                logprobs=_logprobs(running, body, choice),
+                finish_reason=choice.finish_reason,
+            )
+            for choice in done
+        ],
+        usage=_usage(running, sum(choice.completion_tokens for choice in done)),
     )
     return JSONResponse(answer.model_dump(), headers=running.headers)
 
@@ -57,17 +67,29 @@ def _render(engine: Engine, body: ChatRequest) -> list[int]:
     return encode(engine, str(text), add_special_tokens=False)
 
 
-async def _pieces(running: Running, envelope: dict[str, Any], *, usage: bool) -> AsyncIterator[ChatChunk]:
-    def piece(delta: Delta, finish_reason: FinishReason | None) -> ChatChunk:
-        return ChatChunk(**envelope, choices=[ChatChunkChoice(delta=delta, finish_reason=finish_reason)])
+async def _pieces(running: Running, envelope: dict[str, Any], body: ChatRequest) -> AsyncIterator[ChatChunk]:
+    def piece(
+        index: int, delta: Delta, finish_reason: FinishReason | None, logprobs: ChatLogprobs | None = None
+    ) -> ChatChunk:
+        choice = ChatChunkChoice(index=index, delta=delta, finish_reason=finish_reason, logprobs=logprobs)
+        return ChatChunk(**envelope, choices=[choice])
 
-    yield piece({"role": "assistant", "content": ""}, None)
+    for index in range(running.generation.choices):
+        yield piece(index, {"role": "assistant", "content": ""}, None)
     tokens = 0
     async for chunk in chunks(running.generation):
         tokens += len(chunk.token_ids)
-        if chunk.text:
-            yield piece({"content": chunk.text}, None)
+        if chunk.text or chunk.logprobs:
+            yield piece(chunk.index, {"content": chunk.text}, None, _logprobs(running, body, chunk))
         if chunk.finish_reason:
-            yield piece({}, chunk.finish_reason)
-    if usage:
-        yield ChatChunk(**envelope, choices=[], usage=Usage.of(running.generation.prompt_tokens, tokens))
+            yield piece(chunk.index, {}, chunk.finish_reason)
+    if body.wants_usage:
+        yield ChatChunk(**envelope, choices=[], usage=_usage(running, tokens))
+
+
+def _logprobs(running: Running, body: ChatRequest, said: Chunk | Completion) -> ChatLogprobs | None:
+    return None if body.top is None else chat_logprobs(running.tokenizer, said.logprobs)
+
+
+def _usage(running: Running, tokens: int) -> Usage:
+    return Usage.of(running.generation.prompt_tokens, tokens, running.generation.cached_tokens)

@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse, Response
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Sampling
 from graftwork.api.deps import ServicesDep
-from graftwork.api.inference import Running, chunks, completion, encode, sampling, start
+from graftwork.api.inference import Running, chunks, completions, encode, sampling, start
+from graftwork.api.logprobs import completion_logprobs
 from graftwork.api.schemas.completions import CompletionChoice, CompletionRequest, CompletionResponse, Usage
 from graftwork.api.sse import EventStream
 
@@ -26,18 +27,18 @@ async def create_completion(body: CompletionRequest, request: Request, services:
 
     def prepare(engine: Engine) -> tuple[list[int], Sampling]:
         prompt = encode(engine, body.prompt) if isinstance(body.prompt, str) else body.prompt
-        return prompt, sampling(body, body.max_tokens or DEFAULT_MAX_TOKENS)
+        return prompt, sampling(body, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
 
-    running = await start(services, body.model, prepare)
+    running = await start(services, request, body, prepare)
     envelope = running.envelope("cmpl", body.model)
     if body.stream:
         pieces = _pieces(running, envelope, body)
         return EventStream(running.generation, pieces, running.headers)
-    done = await completion(request, running.generation)
+    done = await completions(request, running.generation)
     answer = CompletionResponse(
         **envelope,
-        choices=[_choice(body, done)],
-        usage=Usage.of(done.prompt_tokens, done.completion_tokens),
+        choices=[_choice(running, body, choice) for choice in done],
+        usage=_usage(running, sum(choice.completion_tokens for choice in done)),
     )
     return JSONResponse(answer.model_dump(), headers=running.headers)
 
@@ -46,18 +47,28 @@ async def _pieces(
     running: Running, envelope: dict[str, Any], body: CompletionRequest
 ) -> AsyncIterator[CompletionResponse]:
     tokens = 0
+    offsets = [0] * running.generation.choices
     async for chunk in chunks(running.generation):
         tokens += len(chunk.token_ids)
-        if chunk.text or chunk.finish_reason or body.return_token_ids:
-            yield CompletionResponse(**envelope, choices=[_choice(body, chunk)])
+        if chunk.text or chunk.finish_reason or chunk.logprobs or body.return_token_ids:
+            choice = _choice(running, body, chunk, offsets[chunk.index])
+            yield CompletionResponse(**envelope, choices=[choice])
+            if choice.logprobs is not None:
+                offsets[chunk.index] += sum(map(len, choice.logprobs.tokens))
     if body.wants_usage:
-        usage = Usage.of(running.generation.prompt_tokens, tokens)
-        yield CompletionResponse(**envelope, choices=[], usage=usage)
+        yield CompletionResponse(**envelope, choices=[], usage=_usage(running, tokens))
 
 
-def _choice(body: CompletionRequest, said: Chunk | Completion) -> CompletionChoice:
+def _choice(running: Running, body: CompletionRequest, said: Chunk | Completion, offset: int = 0) -> CompletionChoice:
+    logprobs = completion_logprobs(running.tokenizer, said.logprobs, offset) if body.logprobs is not None else None
     return CompletionChoice(
+        index=said.index,
         text=said.text,
         token_ids=list(said.token_ids) if body.return_token_ids else None,
+        logprobs=logprobs,
         finish_reason=said.finish_reason,
     )
+
+
+def _usage(running: Running, tokens: int) -> Usage:
+    return Usage.of(running.generation.prompt_tokens, tokens, running.generation.cached_tokens)

@@ -16,13 +16,17 @@ from graftwork.registry.versions import Kind
 
 router = APIRouter(prefix="/v1/models", tags=["inference"])
 
-SERVED = (Kind.BASE, Kind.CHECKPOINT, Kind.ADAPTER)
+SERVED = (Kind.BASE, Kind.CHECKPOINT, Kind.ADAPTER, Kind.EXPERT_SET)
 PAGE = 500
 
 
 @router.get("")
 def list_models(registry: RegistryDep) -> ModelList:
-    """Every base, checkpoint and adapter in the registry, loaded or not; add `@alias` or `@v3` to pin a version."""
+    """Every base, checkpoint, adapter and expert set in the registry, loaded or not.
+
+    Add `@alias` or `@v3` to pin a version, and `[task]` for a task of an expert set. Mixtures such as
+    `acme/a*0.7+acme/b*0.3` are not listed.
+    """
     served = _served(registry)
     bases = {artifact.latest.base for artifact in served if artifact.latest.base}
     names = {digest: str(registry.catalog.by_digest(digest).name) for digest in bases}
@@ -51,5 +55,5 @@ def _served(registry: Registry) -> list[Artifact]:
 
 
 def _model(artifact: Artifact, base_names: Mapping[str, str]) -> ModelOut:
-    base = artifact.latest.base if artifact.kind is Kind.ADAPTER else None
+    base = artifact.latest.base if artifact.kind in (Kind.ADAPTER, Kind.EXPERT_SET) else None
     return ModelOut.of(artifact, base_names[base] if base else None)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from typing_extensions import TypedDict
 
 from graftwork.api.schemas.completions import FinishReason, SamplingFields, Usage
+from graftwork.api.schemas.logprobs import MAX_TOP_LOGPROBS, ChatLogprobs
 
 
 class Message(BaseModel):
@@ -23,10 +24,28 @@ class ChatRequest(SamplingFields):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool | None = Field(default=None, description="refused")
+    logprobs: bool | None = Field(default=None, description="say how likely each token was")
+    top_logprobs: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="how many likeliest tokens to name at each position; needs logprobs",
+    )
     tools: list[Any] | None = Field(default=None, description="refused")
     functions: list[Any] | None = Field(default=None, description="refused")
     response_format: dict[str, Any] | None = Field(default=None, description="only `text`")
+
+    @property
+    def top(self) -> int | None:
+        """How many likeliest tokens to name; None to say nothing of likelihoods."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("it needs logprobs to be true")
+        return value
 
     @field_validator("response_format")
     @classmethod
@@ -61,7 +80,7 @@ class ChatChoice(BaseModel):
 
     index: int = 0
     message: Answer
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None
 
 
@@ -70,7 +89,7 @@ class ChatChunkChoice(BaseModel):
 
     index: int = 0
     delta: Delta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None
 
 

@@ -6,8 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictInt, TypeAdapter, ValidationError, field_validator
 
+from graftwork.api.schemas.logprobs import MAX_TOP_LOGPROBS, CompletionLogprobs
+
 FinishReason = Literal["stop", "length", "abort"]
 
+MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 TOKENS = TypeAdapter(Annotated[list[StrictInt], Field(min_length=1)])
@@ -26,15 +29,20 @@ class SamplingFields(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2, description="1 when absent; 0 is greedy")
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0, description="0 keeps every token")
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    min_p: float | None = Field(default=None, ge=0, le=1, description="share of the likeliest token's probability")
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="choice i is drawn with the seed plus i")
     stop: list[str] = Field(default=[], description=f"a text or up to {MAX_STOPS} texts to stop before")
     ignore_eos: bool = Field(default=False, description="go on after an end-of-sequence token, to exactly max_tokens")
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: int | None = Field(default=None, description="only 1")
-    logit_bias: dict[str, float] | None = Field(default=None, description="refused")
-    presence_penalty: float | None = Field(default=None, description="only 0")
-    frequency_penalty: float | None = Field(default=None, description="only 0")
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="choices; 1 when absent")
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        default=None, description="what to add to the logits of tokens, by their ids"
+    )
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    timeout: float | None = Field(default=None, gt=0, description="seconds in which it must be done")
+    user: str | None = Field(default=None, description="who asks: the server is shared fairly between them")
 
     @property
     def wants_usage(self) -> bool:
@@ -51,23 +59,14 @@ class SamplingFields(BaseModel):
             raise ValueError(f"each stop text has 1 to {MAX_STOP_LENGTH} characters")
         return texts
 
-    @field_validator("n", "best_of", check_fields=False)
+    @field_validator("best_of", check_fields=False)
     @classmethod
     def _one(cls, value: int | None) -> int | None:
         if value not in (None, 1):
-            raise ValueError("only one choice is supported: leave it out or send 1")
+            raise ValueError("only 1 is supported: leave it out, and ask for several choices with n")
         return value
 
-    @field_validator("presence_penalty", "frequency_penalty")
-    @classmethod
-    def _no_penalty(cls, value: float | None) -> float | None:
-        if value not in (None, 0):
-            raise ValueError("penalties are not supported: leave it out or send 0")
-        return value
-
-    @field_validator(
-        "logit_bias", "echo", "logprobs", "suffix", "tools", "functions", check_fields=False, mode="before"
-    )
+    @field_validator("echo", "suffix", "tools", "functions", check_fields=False, mode="before")
     @classmethod
     def _unsupported(cls, value: Any) -> Any:
         if value is not None and value is not False and value not in ("", [], {}):
@@ -83,8 +82,15 @@ class CompletionRequest(SamplingFields):
     return_token_ids: bool = Field(default=False, description="send the ids of the tokens beside their text")
     best_of: int | None = Field(default=None, description="only 1")
     echo: bool | None = Field(default=None, description="refused")
-    logprobs: int | None = Field(default=None, description="refused")
+    logprobs: int | None = Field(
+        default=None, ge=0, le=MAX_TOP_LOGPROBS, description="how many likeliest tokens to name at each position"
+    )
     suffix: str | None = Field(default=None, description="refused")
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _no_flag(cls, value: Any) -> Any:
+        return None if value is False else value
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -97,17 +103,31 @@ class CompletionRequest(SamplingFields):
             raise ValueError("expected one text or one list of token ids, one prompt a request") from None
 
 
+class PromptDetails(BaseModel):
+    """More about the tokens of a prompt."""
+
+    cached_tokens: int
+    """How many were not computed again, because an earlier request to the same version began with them."""
+
+
 class Usage(BaseModel):
-    """Tokens read and written."""
+    """Tokens read and written, over all choices."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails | None = None
 
     @classmethod
-    def of(cls, prompt: int, completion: int) -> Usage:
-        """The two counts and their sum."""
-        return cls(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+    def of(cls, prompt: int, completion: int, cached: int = 0) -> Usage:
+        """The counts and their sum."""
+        details = PromptDetails(cached_tokens=cached)
+        return cls(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=details,
+        )
 
 
 class CompletionChoice(BaseModel):
@@ -116,7 +136,7 @@ class CompletionChoice(BaseModel):
     index: int = 0
     text: str
     token_ids: list[int] | None = None
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None
 
 

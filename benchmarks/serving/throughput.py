@@ -9,6 +9,7 @@ many requests as the engine has places, until the longest of each is done, and i
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import tempfile
@@ -72,11 +73,11 @@ def build_family(root: Path, dtype: torch.dtype) -> tuple[Path, list[Path]]:
     return root / "base", folders
 
 
-def build_requests(count: int) -> list[Asked]:
-    """Ragged requests, always the same."""
-    rng = random.Random(0)
+def build_requests(count: int, turn: int) -> list[Asked]:
+    """Ragged requests, always of the same lengths, with other tokens each turn: no prefix is found in a cache."""
+    lengths, tokens = random.Random(0), random.Random(turn)
     return [
-        Asked([rng.randrange(VOCABULARY) for _ in range(rng.randint(8, 128))], rng.randint(16, 96))
+        Asked([tokens.randrange(VOCABULARY) for _ in range(lengths.randint(8, 128))], lengths.randint(16, 96))
         for _ in range(count)
     ]
 
@@ -123,22 +124,23 @@ def run_generate(model: Any, requests: list[Asked]) -> int:
 def main(dtype: str, count: int, rounds: int, threads: int) -> None:
     """Measure and print one table."""
     torch.set_num_threads(threads)
-    requests = build_requests(count)
+    turns = itertools.count()
     with tempfile.TemporaryDirectory() as folder:
         base, adapters = build_family(Path(folder), getattr(torch, dtype))
         engine = Engine.load(base, Settings(home=Path(folder), max_sequences=PLACES, max_model_tokens=512))
         model = AutoModelForCausalLM.from_pretrained(base)
-        ways: dict[str, Callable[[], int]] = {
-            "transformers generate": lambda: run_generate(model, requests),
-            "engine, base": lambda: run_engine(engine, requests, []),
-            "engine, 1 adapter": lambda: run_engine(engine, requests, adapters[:1]),
-            f"engine, {ADAPTERS} adapters": lambda: run_engine(engine, requests, adapters),
+        ways: dict[str, Callable[[list[Asked]], int]] = {
+            "transformers generate": lambda requests: run_generate(model, requests),
+            "engine, base": lambda requests: run_engine(engine, requests, []),
+            "engine, 1 adapter": lambda requests: run_engine(engine, requests, adapters[:1]),
+            f"engine, {ADAPTERS} adapters": lambda requests: run_engine(engine, requests, adapters),
         }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
+                requests = build_requests(count, next(turns))
                 started = time.process_time()
-                tokens = way()
+                tokens = way(requests)
                 rates[name].append(tokens / (time.process_time() - started))
     show({name: statistics.median(values) for name, values in rates.items()})
 

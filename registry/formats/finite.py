@@ -14,8 +14,10 @@ EXPONENTS: Mapping[str, tuple[str, int]] = {
     "F32": ("<u4", 0x7F80_0000),
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
+    "F8_E5M2": ("u1", 0x7C),
+    "F8_E4M3": ("u1", 0x7F),
 }
-"""The unsigned integer of each dtype's width, and the bits of its exponent."""
+"""The unsigned integer of each dtype's width, and the bits that are all set in what is not finite."""
 CHUNK_BYTES = 4 * 1024 * 1024
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import stat
 import unicodedata
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 from graftwork.errors import SourceNotFound, TooLarge, UnsafeFile
 
@@ -21,6 +21,8 @@ IGNORED_SUFFIXES = frozenset({".lock", ".png", ".jpg", ".jpeg", ".gif", ".svg", 
 """Left where they are: locks of download tools, and the pictures of a model card."""
 MAX_FILES = 10_000
 MAX_PATH = 512
+UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
+"""Unicode's categories of what no file is called: control and format characters, surrogates, unassigned, private."""
 
 
 def list_files(root: Path, *, links_to: Path | None = None) -> tuple[str, ...]:
@@ -33,22 +35,52 @@ def list_files(root: Path, *, links_to: Path | None = None) -> tuple[str, ...]:
     if not root.is_dir():
         raise SourceNotFound(source=str(root), expected="a folder")
     allowed = [folder.resolve() for folder in (root, links_to) if folder is not None]
-    taken: dict[str, str] = {}
+    taken: list[str] = []
+    known = Spellings()
     for path in _walk(root):
         relative = path.relative_to(root).as_posix()
         check_path(relative)
-        _check_kind(path, relative)
+        check_kind(relative)
         if path.is_symlink():
             _check_link(path, relative, allowed)
         elif not stat.S_ISREG(path.lstat().st_mode):
             raise UnsafeFile(path=relative, reason="it is not a regular file")
-        folded = unicodedata.normalize("NFC", relative).casefold()
-        if folded in taken:
-            raise UnsafeFile(path=relative, reason=f"its name differs from {taken[folded]!r} only in case or encoding")
-        taken[folded] = relative
+        known.add(relative)
+        taken.append(relative)
         if len(taken) > MAX_FILES:
             raise TooLarge(what=str(root), actual=f"more than {MAX_FILES} files", limit=f"{MAX_FILES} files")
-    return tuple(sorted(taken.values()))
+    return tuple(sorted(taken))
+
+
+class Spellings:
+    """Paths that stay apart on every disk, whatever it makes of case and of Unicode's several ways to write a letter."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+        self._folders: dict[str, str] = {}
+
+    def add(self, relative: str) -> None:
+        """Take a path. Raises UnsafeFile when some disk would take it, or a folder of it, for another one."""
+        parts = relative.split("/")
+        for end in range(1, len(parts)):
+            folder = "/".join(parts[:end])
+            self._claim(folder, relative, self._folders, self._files)
+        if relative in self._files.values():
+            raise UnsafeFile(path=relative, reason="it is there twice")
+        self._claim(relative, relative, self._files, self._folders)
+
+    def _claim(self, spelt: str, relative: str, own: dict[str, str], other: Mapping[str, str]) -> None:
+        folded = fold(spelt)
+        taken = other.get(folded) or own.setdefault(folded, spelt)
+        if taken != spelt:
+            raise UnsafeFile(path=relative, reason=f"its name differs from {taken!r} only in case or encoding")
+        if folded in other:
+            raise UnsafeFile(path=relative, reason=f"{taken!r} is both a file and a folder")
+
+
+def fold(text: str) -> str:
+    """`text` as the least distinguishing disk sees it: two names with the same result are one."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def check_path(relative: str) -> str:
@@ -56,7 +88,7 @@ def check_path(relative: str) -> str:
     parts = relative.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\\" in relative:
         raise UnsafeFile(path=repr(relative), reason="its path is not a plain relative path")
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Cn") for character in relative):
+    if any(unicodedata.category(character) in UNPRINTABLE for character in relative):
         raise UnsafeFile(path=ascii(relative), reason="its name holds control characters or is not UTF-8")
     if len(relative.encode()) > MAX_PATH:
         raise UnsafeFile(path=repr(relative[:80]), reason=f"its path is longer than {MAX_PATH} bytes")
@@ -73,7 +105,9 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _check_kind(path: Path, relative: str) -> None:
+def check_kind(relative: str) -> None:
+    """Raise UnsafeFile unless a file of this name may come with a model."""
+    path = PurePosixPath(relative)
     suffix = path.suffix.lower()
     if suffix in PICKLE_SUFFIXES:
         raise UnsafeFile(path=relative, reason=f"a {suffix} file can run code when it is loaded")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftwork.errors import InvalidSafetensors, SourceNotFound, TooLarge, UnsafeFile
+from graftwork.registry.formats.config import unique_keys
 
 DTYPE_BYTES: Mapping[str, int] = {
     "F64": 8,
@@ -126,7 +127,7 @@ def _refuse_disguise(start: bytes, label: str) -> None:
 
 def _parse(text: bytes, size: int, label: str) -> Header:
     try:
-        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise InvalidSafetensors(path=label, reason=f"its header cannot be parsed ({error})") from None
     if not isinstance(entries, dict):
@@ -139,15 +140,6 @@ def _parse(text: bytes, size: int, label: str) -> Header:
     infos.sort(key=lambda info: (info.begin, info.end))
     _check_contiguous(infos, offset, size, label)
     return Header({info.name: info for info in infos}, metadata, offset, size)
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result: dict[str, object] = {}
-    for name, value in pairs:
-        if name in result:
-            raise ValueError(f"the key {name!r} appears twice")
-        result[name] = value
-    return result
 
 
 def _metadata(value: object, label: str) -> dict[str, str]:

@@ -56,10 +56,12 @@ class VersionRow(Table):
 
 
 class BlobRow(Table):
-    """Bytes in the blob store that a version refers to, or did until garbage was collected.
+    """Bytes that somebody stores, refers to, or referred to until garbage was collected. Rows are never deleted.
 
-    Nobody refers to a condemned blob. `generation` counts how often these bytes came back after they were deleted; it
-    is part of their place in the store, so that a late deletion never meets a fresh copy.
+    `generation` counts how often the bytes were deleted; it is part of their place in the store, so that a late
+    deletion never meets a fresh copy. `stored` says that the bytes of this generation are known to be there.
+    `touched_at` is when somebody last was about to use them; null since they were deleted. Nobody refers to a
+    condemned blob, unless by a reference that touches it at the same time.
     """
 
     __tablename__ = "blobs"
@@ -68,6 +70,8 @@ class BlobRow(Table):
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     size: Mapped[int] = mapped_column(BigInteger)
     generation: Mapped[int] = mapped_column(server_default=text("0"))
+    stored: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    touched_at: Mapped[float | None] = mapped_column(Double, index=True)
     condemned_at: Mapped[float | None] = mapped_column(Double, index=True)
     created_at: Mapped[float]
 

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_data_path
-
 from graftwork.errors import InvalidSetting
 
 PREFIX = "GRAFTWORK_"
 KERNEL_CHOICES = ("auto", "native", "reference")
+TEXTS = frozenset(
+    {
+        "database_url",
+        "tenant_weights",
+        "kernels",
+        "host",
+        "engine",
+        "engine_urls",
+        "engine_base",
+        "engine_key",
+        "url",
+        "token",
+        "auth",
+    }
+)
+ENGINE_CHOICES = ("embedded", "vllm")
+AUTH_CHOICES = ("auto", "required", "off")
+CHOICES = {"kernels": KERNEL_CHOICES, "engine": ENGINE_CHOICES, "auth": AUTH_CHOICES}
+SIZES = frozenset(
+    {
+        "memory",
+        "cache_bytes",
+        "job_memory",
+        "max_adapter_bytes",
+        "max_checkpoint_bytes",
+        "upload_part_bytes",
+        "adapter_form_bytes",
+        "adapter_host_bytes",
+    }
+)
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
 
 
@@ -27,11 +56,19 @@ def parse_size(text: str) -> int:
     return int(number * step ** (" kmgt".index(unit[0]) if unit else 0))
 
 
+def _data_folder() -> Path:
+    try:
+        from platformdirs import user_data_path
+    except ImportError:  # in the environment of a vLLM server, which may lack it
+        return Path.home() / ".local" / "share" / "graftwork"
+    return user_data_path("graftwork")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """One field a setting; `GRAFTWORK_<FIELD>` in the environment sets it."""
 
-    home: Path = field(default_factory=lambda: user_data_path("graftwork"))
+    home: Path = field(default_factory=_data_folder)
     """Where the database, the blobs and everything else that lasts is kept."""
     database_url: str = ""
     """An SQLAlchemy URL; empty for SQLite in `home`."""
@@ -41,10 +78,18 @@ class Settings:
     """Threads of a merge and of the native kernels."""
     memory: int = 500_000_000
     """Bytes a merge may hold in buffers."""
+    job_memory: int = 0
+    """Bytes of data the process of a job may hold before it fails; 0 is no limit."""
     host: str = "127.0.0.1"
     port: int = 8000
     max_adapter_bytes: int = 4_000_000_000
     """The largest adapter the API takes in one upload."""
+    max_checkpoint_bytes: int = 400_000_000_000
+    """The largest checkpoint the API takes, in parts or in one request."""
+    upload_part_bytes: int = 16_777_216
+    """The size of the parts in which a large upload is sent; larger where its files would have over 10,000 parts."""
+    upload_hours: int = 24
+    """How long an upload in parts may be left alone before it is deleted."""
     max_sequences: int = 32
     """Sequences an engine decodes at the same time."""
     max_model_tokens: int = 2048
@@ -53,8 +98,60 @@ class Settings:
     """Requests that may wait for an engine before it answers 429."""
     prefill_tokens: int = 512
     """Prompt tokens an engine admits in one step."""
+    encoder_tokens: int = 2048
+    """Tokens that an encoder computes in one step, unless one text has more."""
+    cache_bytes: int = 1_000_000_000
+    """Bytes of an engine's keys and values; what no running sequence needs keeps prefixes that may be asked again."""
+    page_tokens: int = 16
+    """Positions of one page of that cache; prefixes are shared by whole pages."""
+    request_timeout: int = 3600
+    """Seconds from a request's arrival until it must be done; a request may ask for less."""
+    fair_tokens: int = 128
+    """Tokens that a tenant may spend in a turn while others wait."""
+    tenant_weights: str = ""
+    """Shares of tenants relative to the others' 1, such as `name=2,other=0.5`."""
     adapter_rank_rows: int = 1024
     """Rank rows of resident adapters: 64 adapters of rank 16 take 1024."""
+    adapter_form_bytes: int = 2_000_000_000
+    """Bytes that resident adapters of an engine may hold beside rank rows: replaced layers, biases, embeddings."""
+    adapter_host_bytes: int = 2_000_000_000
+    """Bytes of adapters that an engine keeps in host memory, ready for its rows."""
+    adapter_loaders: int = 2
+    """Threads of an engine that load adapters."""
+    adapter_wait_seconds: int = 30
+    """How long a request waits for rank rows while all are in use, before it is answered 429."""
+    max_engines: int = 4
+    """Bases in memory at the same time; an idle engine is unloaded for another one."""
+    drain_seconds: int = 30
+    """How long requests on a deleted version may go on before they are aborted."""
+    watch_seconds: int = 1
+    """How often to look for aliases that other processes moved, and for versions that they deleted."""
+    engine: str = "embedded"
+    """Who computes: `embedded` (this process) or `vllm` (a fleet of vLLM servers behind this one)."""
+    engine_urls: str = ""
+    """The fleet's servers: their URLs, with commas between them."""
+    engine_base: str = ""
+    """The reference of the base that the fleet serves; empty when its servers are named after it."""
+    engine_key: str = ""
+    """The API key that the fleet's servers ask for."""
+    engine_requests: int = 256
+    """Requests that one server of the fleet is given at a time."""
+    max_lora_rank: int = 16
+    """The largest rank that the fleet's servers take: their `--max-lora-rank`."""
+    url: str = ""
+    """The Graftwork server from which the vLLM plugin pulls adapters; empty to read them in `home`."""
+    token: str = ""
+    """The bearer token shown to that server."""
+    adapter_cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "graftwork" / "adapters")
+    """Where the vLLM plugin keeps the adapters it pulled."""
+
+    auth: str = "auto"
+    """Whether requests need a bearer token: `required`, `off`, or `auto`: unless `host` is loopback."""
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether requests need a bearer token."""
+        return self.auth == "required" or (self.auth == "auto" and not is_loopback(self.host))
 
     @property
     def database(self) -> str:
@@ -77,19 +174,34 @@ def load_settings(**overrides: Any) -> Settings:
         values[known[variable]] = _parse(variable, known[variable], text)
     values.update({name: value for name, value in overrides.items() if value is not None})
     settings = Settings(**values)
-    if settings.kernels not in KERNEL_CHOICES:
-        raise InvalidSetting(
-            name=PREFIX + "KERNELS", value=settings.kernels, expected=f"one of {', '.join(KERNEL_CHOICES)}"
-        )
+    for name, choices in CHOICES.items():
+        if getattr(settings, name) not in choices:
+            expected = f"one of {', '.join(choices)}"
+            raise InvalidSetting(name=PREFIX + name.upper(), value=getattr(settings, name), expected=expected)
     return settings
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables from which `load_settings` makes these settings again, in another process."""
+    return {PREFIX + field.name.upper(): str(getattr(settings, field.name)) for field in fields(settings)}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _parse(variable: str, name: str, text: str) -> object:
-    if name == "home":
+    if name in ("home", "adapter_cache"):
         return Path(text).expanduser()
-    if name in ("database_url", "kernels", "host"):
+    if name in TEXTS:
         return text
-    if name in ("memory", "max_adapter_bytes"):
+    if name in SIZES:
         try:
             return parse_size(text)
         except ValueError as error:

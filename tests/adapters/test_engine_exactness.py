@@ -10,6 +10,7 @@ import pytest
 
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Generation, Request, Sampling
+from graftwork.kernels.dispatch import forced
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import EngineFactory, Family
@@ -60,6 +61,21 @@ def test_one_prompt_under_every_adapter_at_once(family: Family, engine_of: Engin
     drain(engine)
     for name, generation in zip(names, generations, strict=True):
         assert generation.result().token_ids == family.greedy(name, prompt, 12)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_without_native_kernels_the_answers_are_the_same(
+    architecture: str, family_of: Callable[[str], Family], engine_of: EngineFactory
+) -> None:
+    family = family_of(architecture)
+    engine = engine_of(family, page_tokens=4)
+    asked = [(name, prompt) for prompt in prompts(2, seed=6) for name in [None, "everything"]]
+    greedy = Sampling(max_tokens=7, temperature=0)
+    with forced("reference"):
+        generations = [engine.submit(Request(prompt, greedy, family.lease(engine, name))) for name, prompt in asked]
+        drain(engine)
+    for (name, prompt), generation in zip(asked, generations, strict=True):
+        assert generation.result().token_ids == family.greedy(name, prompt, 7)
 
 
 def test_a_place_that_is_used_again_keeps_nothing_of_its_last_sequence(

@@ -27,8 +27,7 @@ def drain(engine: Engine) -> None:
 
 
 def is_idle(engine: Engine, family: Family) -> bool:
-    cache = engine._runner.cache
-    return cache.free == cache.places and not any(
+    return engine.statistics().pages_used == 0 and not any(
         engine.residency.pins(family.digest(name)) for name in family.adapters
     )
 
@@ -206,8 +205,9 @@ def test_logits_that_are_not_finite_fail_their_own_request_only(
 
     def poison(pieces: Any) -> torch.Tensor:
         logits = forward(pieces)
+        poisoned_pages = list(pieces[0].pages)
         for keys, values in engine._runner.cache._layers.values():
-            keys[:5], values[:5] = torch.nan, torch.nan  # what a diverging sequence leaves in its place, the first
+            keys[poisoned_pages], values[poisoned_pages] = torch.nan, torch.nan  # what a diverging sequence leaves
         logits[0, 3] = torch.nan
         return logits
 

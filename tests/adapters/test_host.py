@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from graftwork.adapters import host as host_module
+from graftwork.adapters import engines
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Request, Sampling
 from graftwork.adapters.host import Admission, Host
@@ -105,13 +105,13 @@ def test_first_requests_at_the_same_time_make_one_engine(
             engine: Engine = load(Engine, folder, settings, **options)
             return engine
 
-    monkeypatch.setattr(host_module, "Engine", Counted)
-    barrier, engines = threading.Barrier(6), set[int]()
+    monkeypatch.setattr(engines, "Engine", Counted)
+    barrier, made = threading.Barrier(6), set[int]()
 
     def admit() -> None:
         barrier.wait()
         admission = host.admit("team/skill@prod")
-        engines.add(id(admission.engine))
+        made.add(id(admission.engine))
         if admission.lease is not None:
             admission.lease.release()
 
@@ -120,7 +120,7 @@ def test_first_requests_at_the_same_time_make_one_engine(
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(loads) == len(engines) == 1
+    assert len(loads) == len(made) == 1
     assert host.admit("team/base").engine.residency.pins(versions["attention"].digest) == 0
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from safetensors.torch import load_file, save_file
 
-from graftwork.adapters import loader, residency
+from graftwork.adapters import installer, loader
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Generation, Request, Sampling
 from graftwork.adapters.lease import Lease
@@ -91,13 +91,13 @@ def test_an_adapter_larger_than_all_rows_is_refused_for_good(family: Family, eng
 def test_callers_at_the_same_time_load_it_once(family: Family, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
     barrier = threading.Barrier(8)
-    load = loader.load_factors
+    load = loader.load_adapter
 
-    def counted(*args: Any) -> object:
+    def counted(*args: Any, **names: Any) -> object:
         loads.append("load")
-        return load(*args)
+        return load(*args, **names)
 
-    monkeypatch.setattr(residency, "load_factors", counted)
+    monkeypatch.setattr(installer, "load_adapter", counted)
     leases: list[Lease] = []
 
     def acquire() -> None:
@@ -306,7 +306,7 @@ def state_machine(family: Family, engine: Engine) -> type[RuleBasedStateMachine]
             for name in names:
                 engine.residency.retire(family.digest(name))
             assert engine.residency.free_rows == 16
-            assert engine._runner.cache.free == engine._runner.cache.places
+            assert engine.statistics().pages_used == 0
 
     return Serving
 

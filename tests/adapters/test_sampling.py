@@ -45,7 +45,8 @@ def test_greedy_takes_the_best_and_non_finite_logits_give_no_token() -> None:
     greedy = Sampler(Sampling(temperature=0))
     nan, inf = float("nan"), float("inf")
     logits = torch.tensor([[0.0, 3.0, 1.0], [0.0, nan, 1.0], [-inf, -inf, 1.0], [0.0, inf, 1.0]])
-    assert choose(logits, [greedy] * 4) == [1, None, 2, None]
+    choices = [choice for [choice] in choose(logits, [[greedy]] * 4)]
+    assert [choice and choice.token for choice in choices] == [1, None, 2, None]
 
 
 @pytest.mark.parametrize(

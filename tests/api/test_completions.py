@@ -104,14 +104,17 @@ def test_a_stop_text_ends_the_answer_and_is_not_in_it(openai_client: openai.Open
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
+        ("n", 0),
+        ("n", 129),
+        ("min_p", 2),
+        ("timeout", 0),
         ("best_of", 3),
         ("echo", True),
-        ("logprobs", 1),
+        ("logprobs", 21),
         ("suffix", "end"),
-        ("logit_bias", {"5": 1}),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", 0.5),
+        ("logit_bias", {"99999": 1}),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", -2.5),
         ("temperature", -1),
         ("top_p", 0),
         ("max_tokens", 0),
@@ -149,7 +152,7 @@ def test_an_unknown_model_is_not_found(openai_client: openai.OpenAI, model: str)
 
 def test_a_body_that_is_not_json_and_a_path_that_is_not_there_have_the_same_shape(client: httpx.Client) -> None:
     broken = client.post("/v1/completions", content=b"{", headers={"Content-Type": "application/json"})
-    absent = client.get("/v1/embeddings")
+    absent = client.get("/v1/nothing")
     assert (broken.status_code, absent.status_code) == (400, 404)
     for response in (broken, absent):
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
@@ -158,11 +161,11 @@ def test_a_body_that_is_not_json_and_a_path_that_is_not_there_have_the_same_shap
 def test_an_unexpected_failure_tells_nothing_of_the_inside(server: Server, client: httpx.Client) -> None:
     host = server.app.state.services.host
     secret = "the inside of the server"
-    host.admit = lambda model: (_ for _ in ()).throw(RuntimeError(secret))
+    host.request = lambda model: (_ for _ in ()).throw(RuntimeError(secret))
     try:
         response = client.post("/v1/completions", json={"model": "tiny/base", "prompt": "abc"})
     finally:
-        del host.admit
+        del host.request
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "server_error"
     assert secret not in response.text

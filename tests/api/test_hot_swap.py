@@ -113,7 +113,7 @@ def slow(server: Server, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     step = engine.step
 
     def gated() -> bool:
-        engine._end_aborted()
+        engine._end_overdue()
         if not go.is_set() and engine._scheduler.all():
             time.sleep(0.01)
             return True

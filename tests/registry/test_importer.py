@@ -161,6 +161,8 @@ def test_a_refused_import_leaves_no_trace(
     before, listed = contents(), local_registry.catalog.list()
     adapter, whole = str(family["adapter"]), str(family["sharded"])
     ref = Ref.parse("acme/base")
+    unknown = Path(shutil.copytree(adapter, tmp_path / "unknown"))
+    (unknown / "adapter_config.json").write_text('{"peft_type": "LOHA"}')
 
     def stop(stage: str, done: int, total: int) -> None:
         if done == total:
@@ -168,7 +170,7 @@ def test_a_refused_import_leaves_no_trace(
 
     attempts: list[tuple[type[Exception], str, Name, dict[str, object]]] = [
         (IncompatibleAdapter, adapter, ADAPTER, {"base": Ref.parse("acme/other")}),
-        (InvalidAdapter, str(family["dora"]), ADAPTER, {"base": ref}),
+        (InvalidAdapter, str(unknown), ADAPTER, {"base": ref}),
         (InvalidAdapter, whole, ADAPTER, {"kind": Kind.ADAPTER}),
         (InvalidRequest, adapter, ADAPTER, {"kind": Kind.BASE}),
         (InvalidRequest, whole, ADAPTER, {"kind": Kind.RECIPE}),

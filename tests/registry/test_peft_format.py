@@ -90,10 +90,15 @@ def test_patterns_match_as_peft_matches_them(tmp_path: Path, family: dict[str, P
     [
         ({"peft_type": "LOHA"}, "LOHA"),
         ({"peft_type": None}, "peft_type"),
-        ({"use_dora": True}, "use_dora"),
-        ({"lora_bias": True}, "lora_bias"),
-        ({"bias": "all"}, "bias"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"peft_type": "LOTR"}, "peft_type is 'LOTR'"),
+        ({"graftwork_type": "LORA"}, "graftwork_type is 'LORA'.*LOTR, HYDRA or S2FT"),
+        ({"peft_type": "ADALORA", "use_dora": True}, "use_dora"),
+        ({"peft_type": "ADALORA", "rank_pattern": {"q_proj": 3}}, "rank_pattern.*list of true and false"),
+        ({"use_dora": True, "lora_bias": True}, "use_dora and its lora_bias"),
+        ({"bias": "some"}, "bias is 'some'"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save"),
+        ({"init_lora_weights": "corda"}, "corda.*path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "loftq"}, "loftq.*merge it into the base it was trained on"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"target_parameters": ["experts"]}, "target_parameters"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
@@ -113,14 +118,20 @@ def test_patterns_match_as_peft_matches_them(tmp_path: Path, family: dict[str, P
         ({"rank_pattern": {"(a+)+": 4}}, "pattern"),
     ],
 )
-def test_what_is_not_plain_lora_is_refused_by_name(adapter: Path, options: dict[str, object], message: str) -> None:
+def test_an_option_that_is_not_known_is_refused_by_name(
+    adapter: Path, options: dict[str, object], message: str
+) -> None:
     with pytest.raises(InvalidAdapter, match=message):
         parse_lora_config(edit_config(adapter, **options))
 
 
-def test_a_dora_adapter_is_refused_with_what_is_accepted(family: dict[str, Path]) -> None:
-    with pytest.raises(InvalidAdapter, match=r"use_dora.*plain LoRA and rsLoRA"):
-        read_adapter(family["dora"])
+def test_an_adapter_that_is_no_product_of_two_factors_is_read_but_not_merged(family: dict[str, Path]) -> None:
+    layout = read_adapter(family["dora"])
+    check(layout, base_shapes(family))
+    assert layout.kinds == ("DoRA",)
+    assert layout.ranks == dict.fromkeys(layout.parts, 4)
+    with pytest.raises(InvalidAdapter, match=r"lora_magnitude_vector' is DoRA.*accepted here are adapters of LoRA"):
+        _ = layout.modules
 
 
 def test_a_pattern_that_backtracks_without_end_costs_no_time(adapter: Path) -> None:
@@ -148,11 +159,14 @@ def test_an_adapter_saved_as_a_pickle_is_refused(adapter: Path) -> None:
     ("name", "message"),
     [
         (f"base_model.model.{Q}.lora_A.default.weight", "is not named"),
-        ("base_model.model.lm_head.weight", "is not named"),
+        ("base_model.model.lm_head.gain", "is not named"),
         (f"{Q}.lora_A.weight", "is not named"),
-        (f"base_model.model.{Q}.lora_magnitude_vector", "DoRA"),
-        (f"base_model.model.{Q}.lora_B.bias", "bias"),
-        ("base_model.model.model.embed_tokens.lora_embedding_A", "embedding"),
+        (f"base_model.model.{Q}.vera_lambda_b", "is not named"),
+        (f"base_model.model.{Q}.ranknum", "is not named"),
+        (f"base_model.model.{Q}.lora_magnitude_vector", "4, 32|2 dimensions|DoRA"),
+        (f"base_model.model.{Q}.lora_B.bias", "2 dimensions"),
+        (f"base_model.model.{Q}.lora_N.weight", "NLoRA"),
+        ("base_model.model.model.embed_tokens.lora_embedding_A", "has no lora_embedding_B"),
     ],
 )
 def test_a_tensor_that_is_no_factor_is_named(adapter: Path, name: str, message: str) -> None:

@@ -19,6 +19,7 @@ KIND_STYLES = {
     "adapter": "green",
     "task_vector": "magenta",
     "recipe": "yellow",
+    "expert_set": "cyan",
 }
 STATE_STYLES = {
     "queued": "yellow",

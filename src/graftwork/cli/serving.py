@@ -9,7 +9,7 @@ import click
 from graftwork.cli.options import home_option
 from graftwork.cli.render import say
 from graftwork.errors import InvalidSetting
-from graftwork.settings import load_settings
+from graftwork.settings import ENGINE_CHOICES, load_settings
 
 
 @click.command()
@@ -20,26 +20,58 @@ from graftwork.settings import load_settings
     metavar="N",
     help="0 takes any free port [default: GRAFTWORK_PORT, or 8000].",
 )
-@click.option("--insecure", is_flag=True, help="Bind an address that other machines reach, without authentication.")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINE_CHOICES),
+    help="Who computes: this process, or vLLM servers behind it [default: GRAFTWORK_ENGINE, or embedded].",
+)
+@click.option("--engine-url", "engine_urls", metavar="URL", multiple=True, help="A vLLM server; may be repeated.")
+@click.option(
+    "--base",
+    metavar="REF",
+    help="The base those servers serve; unneeded when they are named after it by --served-model-name.",
+)
+@click.option(
+    "--max-lora-rank", type=click.IntRange(1), metavar="N", help="As those servers were started [default: 16]."
+)
+@click.option("--insecure", is_flag=True, help="Ask nobody for a token, not even other machines.")
 @home_option
-def serve(host: str | None, port: int | None, insecure: bool, home: Path | None) -> None:
+def serve(
+    host: str | None,
+    port: int | None,
+    engine: str | None,
+    engine_urls: tuple[str, ...],
+    base: str | None,
+    max_lora_rank: int | None,
+    insecure: bool,
+    home: Path | None,
+) -> None:
     """Serve the registry, merges and inference over HTTP.
 
     \b
     Example:
         graft serve --port 8000
+        graft serve --engine vllm --engine-url http://10.0.0.1:8000 --engine-url http://10.0.0.2:8000
     """
     from graftwork.api import server
     from graftwork.api.app import create_app
     from graftwork.registry.registry import Registry
 
-    settings = load_settings(host=host, port=port, home=home)
-    if not insecure and not server.is_loopback(settings.host):
-        expected = (
-            "a loopback address such as 127.0.0.1, for there is no authentication yet (--insecure binds it anyway)"
-        )
-        raise InvalidSetting(name="--host", value=settings.host, expected=expected)
-    Registry.open(settings).close()
+    settings = load_settings(
+        host=host,
+        port=port,
+        home=home,
+        engine=engine,
+        engine_urls=",".join(engine_urls) or None,
+        engine_base=base,
+        max_lora_rank=max_lora_rank,
+        auth="off" if insecure else None,
+    )
+    if settings.engine == "vllm" and not settings.engine_urls:
+        raise InvalidSetting(name="--engine-url", value="", expected="the URL of a vLLM server, at least one")
+    with Registry.open(settings) as registry:
+        if settings.authenticated and not registry.tokens.list():
+            say("Every request needs a token, and there is none: make one with 'graft tokens create'.")
     listener = server.bind(settings.host, settings.port)
     url = server.address(listener)
     server.serve(

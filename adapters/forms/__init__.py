@@ -1,0 +1,1 @@
+from graftwork.adapters.forms.forms import of as of

@@ -1,0 +1,48 @@
+"""Engines follow the registry: what other processes move is made ready, what they withdraw is served no more."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from sqlalchemy.exc import DBAPIError
+
+from graftwork.adapters.host import Host
+from graftwork.errors import GraftworkError
+from graftwork.registry.registry import Registry
+from graftwork.registry.watch import AliasChange, Watch
+
+logger = logging.getLogger(__name__)
+
+
+def run_watcher(registry: Registry, host: Host, stop: threading.Event, *, seconds: float) -> None:
+    """Look every `seconds` until `stop` is set. A database that cannot be reached for a while does not end it."""
+    watch: Watch | None = None
+    while not stop.wait(seconds):
+        try:
+            watch = watch or Watch(registry.database)
+            follow_once(registry, host, watch)
+        except DBAPIError:
+            logger.exception("the registry cannot be watched; trying again")
+
+
+def follow_once(registry: Registry, host: Host, watch: Watch) -> None:
+    """Do what the changes since the last time ask for. An adapter that cannot be loaded is only logged."""
+    changes = watch.poll()
+    host.bar(changes.barred)
+    for change in changes.aliases:
+        try:
+            _follow(registry, host, change)
+        except GraftworkError as error:
+            logger.warning("%s of %s cannot be made ready: %s", change.after[:12], change.key, error)
+
+
+def _follow(registry: Registry, host: Host, change: AliasChange) -> None:
+    """Make ready what an alias moves to, when the version that it leaves is in use."""
+    is_used = change.before is not None and host.is_resident(change.before)
+    if not is_used and not host.keeps(change.key, change.alias):
+        return
+    version = registry.catalog.by_digest(change.after)
+    host.prepare(version, replaces=change.before)
+    if change.done:
+        host.follow(change.key, change.alias, version)
