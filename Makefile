@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check bench format clean
+.PHONY: help demo serve test check bench format openapi clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -31,6 +31,9 @@ bench: $(VENV)/installed-dev ## Run the benchmarks
 format: $(VENV)/installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+openapi: $(VENV)/installed ## Rewrite docs/openapi.json from the routes
+	$(BIN)/python -m graftwork.api.openapi docs/openapi.json
 
 clean: ## Remove the virtual environment and everything built
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info kernels/*.so .mypy_cache .ruff_cache .pytest_cache

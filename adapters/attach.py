@@ -148,18 +148,22 @@ class Attachments:
             self._rows = None
 
     def _route(self, residents: Sequence[Resident]) -> dict[str, Route]:
-        start = torch.tensor([resident.start for resident in residents], dtype=torch.int32, device=self.device)
+        starts, each_of = [resident.start for resident in residents], [resident.ranks for resident in residents]
+        start = torch.tensor(starts, dtype=torch.int32, device=self.device)
         gates = _by_module([resident.gates for resident in residents])
         ranks: dict[tuple[int, ...], Tensor] = {}
+        takes: bool | None = None  # the same for all pools
         routes = {}
         for name in {name: None for resident in residents for name in resident.ranks}:
-            each = tuple(resident.ranks.get(name, 0) for resident in residents)
+            each = tuple([of.get(name, 0) for of in each_of])
             if each not in ranks:
                 ranks[each] = torch.tensor(each, dtype=torch.int32, device=self.device)
             pool, gated = self._pools[name], gates.get(name, {})
             plan = None
-            if not gated and LoraPlan.takes(pool.a, pool.b):
-                plan = LoraPlan(pool.a, pool.b, [resident.start for resident in residents], each)
+            if takes is None:
+                takes = LoraPlan.takes(pool.a, pool.b)
+            if takes and not gated:
+                plan = LoraPlan(pool.a, pool.b, starts, each)
             routes[name] = Route(pool, start, ranks[each], max(each), gated, plan)
         return routes
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 
 from graftwork.adapters.admission import Admission, Serving
 from graftwork.adapters.engines import Engines
@@ -16,6 +17,8 @@ from graftwork.adapters.lease import Lease
 from graftwork.adapters.place import Occupant, Source
 from graftwork.adapters.residency import Residency
 from graftwork.errors import GraftworkError, InvalidRequest, ModelNotFound, Overloaded
+from graftwork.registry.access import require
+from graftwork.registry.grants import Scope
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import Kind, Version
 from graftwork.settings import Settings
@@ -40,7 +43,7 @@ class Host:
         self._settings = settings
         self._engines = Engines(registry, settings, started=self._started)
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="graftwork-resolver")
-        self._kept: dict[str, Version] = {}
+        self._kept: dict[str, tuple[Version, Target]] = {}
         self._barred: frozenset[str] = frozenset()
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -50,12 +53,14 @@ class Host:
 
         The first request for a base loads its engine. One for an adapter that has no rank rows waits for them, at most
         `adapter_wait_seconds`. The future fails with ModelNotFound for an artifact of another kind and for a version
-        that was withdrawn, NoAdapterCapacity, Overloaded after `close`, and what resolving and loading raise. Who
+        that was withdrawn, VersionQuarantined for one that it needs, Forbidden where whoever this is done for may not
+        use what the name names, NoAdapterCapacity, Overloaded after `close`, and what resolving and loading raise. Who
         cancels it need not release anything.
         """
         future: Future[Admission] = Future()
         try:
-            self._resolvers.submit(self._resolve, model, future)
+            # the resolver works for whoever asks here
+            self._resolvers.submit(copy_context().run, self._resolve, model, future)
         except RuntimeError:  # it was shut down
             raise Overloaded(reason="the server is shutting down") from None
         return future
@@ -85,6 +90,10 @@ class Host:
         """Whether any engine holds the adapter."""
         return any(digest in engine.residency.digests for engine in self._engines.all().values())
 
+    def engines(self) -> dict[str, Serving]:
+        """The engines that run, by the digest of their base."""
+        return self._engines.all()
+
     def occupants(self) -> dict[str, list[Occupant]]:
         """The adapters in each engine that runs, by the digest of its base."""
         return {digest: engine.residency.occupants for digest, engine in self._engines.all().items()}
@@ -93,7 +102,7 @@ class Host:
     def kept(self) -> dict[str, Version]:
         """What is never evicted: the version by the name it was asked for under."""
         with self._lock:
-            return dict(self._kept)
+            return {ref: version for ref, (version, _) in self._kept.items()}
 
     def keep(self, ref: str) -> Version:
         """Load `ns/name@alias` or `ns/name@version` where its base is served, and never evict it until `let_go`.
@@ -102,19 +111,21 @@ class Host:
         adapter nor an expert set, and what resolving and `prepare` raise.
         """
         version = self._registry.catalog.resolve(ref)
-        if self._target_of(version) is None:
+        target = self._target_of(version)
+        if target is None:
             reason = f"{version.ref} is a {version.kind.replace('_', ' ')}; adapters and expert sets can be kept"
             raise InvalidRequest(field="ref", reason=reason)
         self.prepare(version)
         with self._lock:
-            before, self._kept[ref] = self._kept.get(ref), version
-        self._apply_kept(before, version)
+            _, before = self._kept.get(ref, (None, None))
+            self._kept[ref] = version, target
+        self._apply_kept(before, target)
         return version
 
     def let_go(self, ref: str) -> bool:
         """Let what `keep` kept under this name be evicted again. Returns whether it was kept."""
         with self._lock:
-            before = self._kept.pop(ref, None)
+            _, before = self._kept.pop(ref, (None, None))
         self._apply_kept(before, None)
         return before is not None
 
@@ -124,12 +135,14 @@ class Host:
 
     def follow(self, key: str, alias: str, version: Version) -> None:
         """Keep `version` instead of what was kept for the alias of the artifact `key` (its name in lower case)."""
+        if not self.keeps(key, alias) or (target := self._target_of(version)) is None:
+            return
         with self._lock:
             refs = [ref for ref in self._kept if ref.lower() == f"{key}@{alias}".lower()]
-            before = {ref: self._kept[ref] for ref in refs}
-            self._kept.update(dict.fromkeys(refs, version))
-        for old in before.values():
-            self._apply_kept(old, version)
+            before = [self._kept[ref][1] for ref in refs]
+            self._kept.update(dict.fromkeys(refs, (version, target)))
+        for old in before:
+            self._apply_kept(old, target)
 
     def bar(self, digests: frozenset[str]) -> None:
         """Serve these versions no more, and all others again. Returns at once.
@@ -140,7 +153,10 @@ class Host:
         with self._lock:
             fresh = digests - self._barred
             self._barred = digests
-            self._kept = {ref: version for ref, version in self._kept.items() if version.digest not in digests}
+            lost = {ref: kept for ref, kept in self._kept.items() if not kept[1].digests.isdisjoint(digests)}
+            self._kept = {ref: kept for ref, kept in self._kept.items() if ref not in lost}
+        for _, target in lost.values():
+            self._apply_kept(target, None)
         for digest in fresh:
             for engine in self._engines.all().values():
                 self._retire(engine, digest)
@@ -154,6 +170,10 @@ class Host:
     def _resolve(self, model: str, future: Future[Admission]) -> None:
         with _failing(future):
             target = find_target(self._registry, model)
+            for version in target.named:
+                require(Scope.INFER, version.name.namespace)
+            self._registry.catalog.require_shown(target.made_of)
+            self._registry.marks.require_none_quarantined(target.digests)
             self._refuse_barred(target, model)
             engine = self._engines.request(target.base)
             engine.add_done_callback(lambda ready: self._pin(target, ready, future))
@@ -182,35 +202,38 @@ class Host:
 
     def _refuse_barred(self, target: Target, model: str) -> None:
         if not target.digests.isdisjoint(self._barred):
-            raise ModelNotFound(model=model, reason="this version was deleted")
+            raise ModelNotFound(model=model, reason="this version was withdrawn, or is quarantined")
 
     def _target_of(self, version: Version) -> Target | None:
         """What serves an adapter or an expert set; None for anything else."""
         if version.kind not in (Kind.ADAPTER, Kind.EXPERT_SET) or version.base is None:
             return None
         target = target_of(self._registry, version)
+        self._registry.marks.require_none_quarantined(target.digests)
         self._refuse_barred(target, version.ref)
         return target
 
     def _started(self, base: Version, engine: Serving) -> None:
         """Bring an engine what is kept on its base."""
-        for version in self.kept.values():
-            if version.base == base.digest:
-                self._apply_kept(None, version, engine)
+        with self._lock:
+            targets = [target for _, target in self._kept.values()]
+        for target in targets:
+            if target.base.digest == base.digest:
+                self._apply_kept(None, target, engine)
 
-    def _apply_kept(self, before: Version | None, after: Version | None, engine: Serving | None = None) -> None:
+    def _apply_kept(self, before: Target | None, after: Target | None, engine: Serving | None = None) -> None:
         """Make the residency of their base keep `after` and not `before`, unless that is kept under another name."""
-        version = after or before
-        if version is None or version.base is None:
-            return
-        engine = engine or self._engines.running(version.base)
+        target = after or before
+        engine = engine or (self._engines.running(target.base.digest) if target is not None else None)
         if engine is None:
             return
-        if after is not None and (target := self._target_of(after)) is not None:
+        if after is not None:
             engine.residency.keep(after.digest)
-            source = _source(target, engine.residency)
-            engine.residency.request(after.digest, source, name=target.name).add_done_callback(_let_be)
-        if before is not None and all(version.digest != before.digest for version in self.kept.values()):
+            source = _source(after, engine.residency)
+            engine.residency.request(after.digest, source, name=after.name).add_done_callback(_let_be)
+        with self._lock:
+            kept = {target.digest for _, target in self._kept.values()}
+        if before is not None and before.digest not in kept:
             engine.residency.let_go(before.digest)
 
     def _retire(self, engine: Serving, digest: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -49,23 +50,31 @@ def is_plain(layout: AdapterLayout) -> bool:
 
 
 def load_plain(layout: AdapterLayout, dtype: torch.dtype) -> Lowered:
-    """LoRA's factors by one read of the file; scaled in float32 and then rounded once to `dtype`.
+    """LoRA's factors by one read of the file, side by side; scaled in float32 and then rounded once to `dtype`.
 
     Raises NonFiniteTensor for a factor with NaN or infinite values, before or after the rounding, InputChanged.
     """
     path = layout.root / WEIGHTS_FILE
+    tensors = layout.header.tensors
     content = _read(path, layout.header.size)
-    changes = {}
+    factors = (tensor for module in layout.foldable.values() for tensor in (module.a, module.b))
+    whole = torch.empty(sum(math.prod(tensors[tensor].shape) for tensor in factors), dtype=dtype)
+    changes, names, at = {}, {}, 0
     for name, module in layout.foldable.items():
-        a, b = (_tensor(content, layout.header.tensors[tensor]) for tensor in (module.a, module.b))
-        scaled = (b if module.scale == 1 else b.float() * module.scale).to(dtype)
-        # all that can stay where it was read does; a part that stayed alone would keep the rest in memory
-        factors = Factors(a.to(dtype, copy=scaled is not b), scaled.t())
-        for tensor, values in ((module.a, factors.a), (module.b, factors.b)):
-            # one pass without a copy; only a sum that is not finite is worth a look at every value
-            if not values.sum(dtype=torch.float32).isfinite() and not (finite := values.isfinite()).all():
+        a, b = (_tensor(content, tensors[tensor]) for tensor in (module.a, module.b))
+        scaled = b if module.scale == 1 else b.float() * module.scale
+        places = []
+        for tensor, values in ((module.a, a), (module.b, scaled.t())):
+            place = whole[at : at + values.numel()].view(values.shape).copy_(values)
+            places.append(place)
+            names[tensor] = place
+            at += values.numel()
+        changes[name] = Change(low_rank=Factors(*places))
+    # one pass over all without a copy; only a sum that is not finite is worth a look at every value
+    if not whole.sum(dtype=torch.float32).isfinite():
+        for tensor, values in names.items():
+            if not (finite := values.isfinite()).all():
                 raise NonFiniteTensor(tensor=tensor, path=str(path), count=int((~finite).sum()))
-        changes[name] = Change(low_rank=factors)
     return Lowered(changes)
 
 

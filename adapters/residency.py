@@ -247,15 +247,15 @@ class Residency:
         """Read an adapter and give it rows, or let it wait for them."""
         try:
             adapter = self._installer.read(place)
+            with self._lock:
+                place.size = Size(max(1, adapter.rank), adapter.device_bytes)
+                granted = (self._queue.overdue is None) and self._reserve(place)
+                refused = not granted and self._queue.is_full
+                if not granted and not refused:
+                    self._queue.push(place)
         except BaseException as error:
             self._fail(place, error)
             raise
-        with self._lock:
-            place.size = Size(max(1, adapter.rank), adapter.device_bytes)
-            granted = (self._queue.overdue is None) and self._reserve(place)
-            refused = not granted and self._queue.is_full
-            if not granted and not refused:
-                self._queue.push(place)
         if granted:
             self._write(place, adapter)
         elif refused:
@@ -292,17 +292,18 @@ class Residency:
         with self._lock:
             place.resident, place.stage = resident, Stage.READY
             self._pending.discard(place)
-            self._leaving.discard(place)
             waiters, place.waiters = place.waiters, []
-            place.pins += len(waiters) + 1
+            place.pins += len(waiters)
             if self._places.get(place.digest) is place:
                 self._places.move_to_end(place.digest)
+            if not waiters:
+                self._free_if_done(place)
+                self._pump_soon()
         for waiter in waiters:
             if waiter.future.set_running_or_notify_cancel():
                 waiter.future.set_result(Lease(resident, place))
             else:
                 place.unpin()
-        place.unpin()
 
     def _lease(self, place: Place) -> Lease | None:
         """A new pin on what is ready. Under the lock."""

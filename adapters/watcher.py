@@ -16,14 +16,18 @@ logger = logging.getLogger(__name__)
 
 
 def run_watcher(registry: Registry, host: Host, stop: threading.Event, *, seconds: float) -> None:
-    """Look every `seconds` until `stop` is set. A database that cannot be reached for a while does not end it."""
+    """Look at once and every `seconds` until `stop` is set.
+
+    A database that cannot be reached for a while does not end it.
+    """
     watch: Watch | None = None
-    while not stop.wait(seconds):
+    while not stop.is_set():
         try:
             watch = watch or Watch(registry.database)
             follow_once(registry, host, watch)
         except DBAPIError:
             logger.exception("the registry cannot be watched; trying again")
+        stop.wait(seconds)
 
 
 def follow_once(registry: Registry, host: Host, watch: Watch) -> None:

@@ -9,31 +9,66 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.concurrency import contextmanager_in_threadpool
 
 from graftwork import __version__
-from graftwork.api import errors
+from graftwork.api import errors, idempotency, limits, openapi
 from graftwork.api.auth import require_permission
 from graftwork.api.deps import open_services
 from graftwork.api.gateway import routes as fleet
+from graftwork.api.hub.route import HubRoute
+from graftwork.api.idempotency import Keeping
+from graftwork.api.limits import BodyLimit
+from graftwork.api.metrics import Metrics
+from graftwork.api.observing import Observing
 from graftwork.api.routes import (
     adapters,
     aliases,
     artifacts,
+    audit,
     chat,
     classify,
     completions,
     embeddings,
+    evaluations,
     files,
     health,
     jobs,
     lineage,
+    marks,
     merges,
     methods,
+    metrics,
     models,
+    quotas,
+    rebuilds,
     residents,
+    schedules,
+    sweeps,
+    tags,
     tokens,
+    uploads,
 )
 from graftwork.settings import Settings
 
-REST = (adapters, aliases, artifacts, files, jobs, lineage, merges, methods, residents, tokens)
+REST = (
+    adapters,
+    aliases,
+    artifacts,
+    audit,
+    evaluations,
+    files,
+    jobs,
+    lineage,
+    marks,
+    merges,
+    methods,
+    quotas,
+    rebuilds,
+    residents,
+    schedules,
+    sweeps,
+    tags,
+    tokens,
+    uploads,
+)
 INFERENCE = (chat, classify, completions, embeddings, models)
 FLEET = (fleet, models)
 
@@ -52,14 +87,24 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="A registry, a merge engine and a multi-adapter inference server for fine-tuned models.",
         lifespan=lifespan,
+        dependencies=[Depends(require_permission)],
     )
     errors.install(app)
+    idempotency.install(app)
+    limits.install(app)
+    app.state.metrics = Metrics()
+    # the layers around the routes, from the inside out
+    app.add_middleware(Keeping)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(Observing, metrics=app.state.metrics)
     rest = APIRouter(prefix="/api/v1")
     for noun in REST:
         rest.include_router(noun.router)
-    allowed = [Depends(require_permission)]
-    app.include_router(rest, dependencies=allowed)
+    app.include_router(rest)
     for noun in FLEET if settings.engine == "vllm" else INFERENCE:
-        app.include_router(noun.router, dependencies=allowed)
-    app.include_router(health.router)
+        app.include_router(noun.router)
+    for noun in (health, metrics):
+        app.include_router(noun.router)
+    openapi.install(app)
+    app.router.routes.append(HubRoute())  # last, so that it hides nothing
     return app

@@ -6,14 +6,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, cast
+from typing import Annotated
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from graftwork.adapters.host import Host
+from graftwork.adapters.serving_host import ServingHost
 from graftwork.adapters.watcher import run_watcher
 from graftwork.api.gateway.host import FleetHost
+from graftwork.api.limits import Rates
+from graftwork.merge.jobs.scheduler import run_schedules
 from graftwork.merge.jobs.worker import run_worker
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
@@ -28,38 +31,59 @@ class Services:
 
     settings: Settings
     registry: Registry
-    host: Host
+    host: ServingHost
     admission: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(ADMISSION_THREADS))
     """Threads of their own for admissions: while a model is being loaded, everything else is answered."""
+    rates: Rates = field(default_factory=lambda: Rates(0, 1))
+    """How often each owner of tokens asks."""
 
 
 @contextmanager
 def open_services(settings: Settings) -> Iterator[Services]:
-    """Open the registry, and beside it the host of the engines and a thread that carries out merges."""
+    """Open the registry, and beside it the host of the engines and the threads of jobs and schedules."""
     stop = threading.Event()
     with Registry.open(settings) as registry:
+        registry.uploads.sweep(settings.upload_hours * 3600.0)
         host = _open_host(registry, settings)
         worker = threading.Thread(target=run_worker, args=(registry, settings, stop), name="graftwork-worker")
         worker.start()
+        scheduler = threading.Thread(target=run_schedules, args=(registry, stop), name="graftwork-scheduler")
+        scheduler.start()
         watcher = _watcher(registry, host, settings, stop)
         try:
-            yield Services(settings, registry, host)
+            rates = Rates(settings.requests_per_second, settings.request_burst)
+            yield Services(settings, registry, host, rates=rates)
         finally:
             stop.set()
             if watcher is not None:
                 watcher.join()
             host.close()
+            scheduler.join()
             worker.join()
 
 
-def _open_host(registry: Registry, settings: Settings) -> Host:
-    if settings.engine == "vllm":
-        # moving aliases asks the same of both hosts; the routes of inference differ with them (see `create_app`)
-        return cast(Host, FleetHost(registry, settings))
-    return Host(registry, settings)
+def embedded(services: Services) -> Host:
+    """The host of the engines in this process; for routes that a gateway to a fleet does not have."""
+    if not isinstance(services.host, Host):
+        raise TypeError(f"{type(services.host).__name__} has no engines")
+    return services.host
 
 
-def _watcher(registry: Registry, host: Host, settings: Settings, stop: threading.Event) -> threading.Thread | None:
+def fleet_of(services: Services) -> FleetHost:
+    """The host of a gateway; for the routes that only a gateway has."""
+    if not isinstance(services.host, FleetHost):
+        raise TypeError(f"{type(services.host).__name__} has no fleet")
+    return services.host
+
+
+def _open_host(registry: Registry, settings: Settings) -> ServingHost:
+    # the routes of inference differ with it (see `create_app`)
+    return FleetHost(registry, settings) if settings.engine == "vllm" else Host(registry, settings)
+
+
+def _watcher(
+    registry: Registry, host: ServingHost, settings: Settings, stop: threading.Event
+) -> threading.Thread | None:
     if not isinstance(host, Host):  # a fleet resolves every reference anew and holds nothing
         return None
     options = {"seconds": float(settings.watch_seconds)}
@@ -86,7 +110,7 @@ async def _registry(services: ServicesDep) -> Registry:
     return services.registry
 
 
-async def _host(services: ServicesDep) -> Host:
+async def _host(services: ServicesDep) -> ServingHost:
     return services.host
 
 
@@ -96,5 +120,5 @@ async def _name(namespace: str, name: str) -> Name:
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 RegistryDep = Annotated[Registry, Depends(_registry)]
-HostDep = Annotated[Host, Depends(_host)]
+HostDep = Annotated[ServingHost, Depends(_host)]
 NameDep = Annotated[Name, Depends(_name)]

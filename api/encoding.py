@@ -19,7 +19,7 @@ from graftwork.adapters.encoder.labels import Labels
 from graftwork.adapters.encoder.reading import Text
 from graftwork.adapters.encoder.requests import Encoding, Purpose
 from graftwork.api.deps import Services
-from graftwork.api.inference import TENANT_HEADER, VERSION_HEADER, admit, call_on_disconnect
+from graftwork.api.inference import VERSION_HEADER, admit, call_on_disconnect, tenant_of
 from graftwork.api.schemas.encoding import EncodingFields
 from graftwork.errors import Cancelled
 from graftwork.registry.snapshots import materialise
@@ -83,7 +83,7 @@ async def encode(
     It is cancelled when the client goes away. Raises ModelNotFound, NoAdapterCapacity, Overloaded, DeadlineExceeded,
     InvalidRequest, Cancelled, and what loading a model raises.
     """
-    tenant = request.headers.get(TENANT_HEADER) or fields.user or fields.model
+    tenant = tenant_of(services, request, fields.user or fields.model)
     job = Job(fields, texts, purpose, check, tenant)
     admission = await admit(services, request, fields.model)
     submitted = await to_thread.run_sync(_submit, services, admission, job, limiter=services.admission)

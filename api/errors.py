@@ -12,9 +12,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from graftwork.api.schemas.problem import InferenceError, InferenceProblem, Problem
+from graftwork.context import request_id
 from graftwork.errors import GraftworkError, InvalidInput, InvalidRequest, Overloaded, Unauthorized, outcome
 
 INFERENCE_PREFIX = "/v1"
+REQUEST_ID_HEADER = "X-Request-Id"
 RETRY_AFTER_SECONDS = 1
 INFERENCE_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -106,7 +108,8 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 async def _unexpected(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus.INTERNAL_SERVER_ERROR.phrase
     detail = "The server failed in a way it did not expect; its log tells more."
-    return _plain_failure(request, HTTPStatus.INTERNAL_SERVER_ERROR, phrase, detail, None)
+    headers = {REQUEST_ID_HEADER: request_id.get() or ""}  # nothing else passes here on the way out
+    return _plain_failure(request, HTTPStatus.INTERNAL_SERVER_ERROR, phrase, detail, headers)
 
 
 def _plain_failure(request: Request, status: int, phrase: str, detail: str, headers: Any) -> Response:

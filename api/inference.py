@@ -15,12 +15,14 @@ from starlette.requests import Request
 from starlette.types import Receive
 from transformers import PreTrainedTokenizerBase
 
+from graftwork import tracing
 from graftwork.adapters.admission import Admission, give_back
 from graftwork.adapters.engine import sequence
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Generation, Sampling
-from graftwork.api.deps import Services
+from graftwork.api.deps import Services, embedded
 from graftwork.api.schemas.completions import SamplingFields
+from graftwork.api.telemetry import trace_generation
 from graftwork.errors import (
     ArtifactNotFound,
     Cancelled,
@@ -67,8 +69,15 @@ async def start(services: Services, request: Request, fields: SamplingFields, pr
     and what loading a model raises.
     """
     admission = await admit(services, request, fields.model)
-    tenant = request.headers.get(TENANT_HEADER) or fields.user or fields.model
+    tenant = tenant_of(services, request, fields.user or fields.model)
     return await to_thread.run_sync(_submit, admission, fields, tenant, prepare, limiter=services.admission)
+
+
+def tenant_of(services: Services, request: Request, otherwise: str) -> str:
+    """Whose share of the engine a request uses: its token's owner, who cannot choose another one."""
+    if services.settings.authenticated:
+        return str(request.state.principal.owner)
+    return request.headers.get(TENANT_HEADER) or otherwise
 
 
 def encode(engine: Engine, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -139,11 +148,12 @@ async def admit(services: Services, request: Request, model: str) -> Admission:
     Raises ModelNotFound, NoAdapterCapacity, Overloaded, Cancelled when the client goes away meanwhile, and what loading
     a model raises.
     """
-    pending = services.host.request(model)
+    pending = embedded(services).request(model)
     admitting = asyncio.wrap_future(pending)
     watch = asyncio.create_task(call_on_disconnect(request.receive, admitting.cancel))
     try:
-        return await admitting
+        with tracing.span(tracing.ADMISSION, {tracing.REQUEST_MODEL: model}):
+            return await admitting
     except (ArtifactNotFound, RevisionNotFound, InvalidReference) as error:
         raise ModelNotFound(model=model, reason=_clause(error)) from None
     except asyncio.CancelledError:
@@ -166,6 +176,7 @@ def _submit(admission: Admission, fields: SamplingFields, tenant: str, prepare: 
     except BaseException:
         admission.release()
         raise
+    trace_generation(generation, model=fields.model, served=admission.served, max_tokens=sampling.max_tokens)
     return Running(generation, admission.digest, engine.tokenizer)
 
 

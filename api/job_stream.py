@@ -22,28 +22,28 @@ async def job_stream(registry: Registry, job: str, position: int) -> AsyncIterat
     """Server-sent events of `job` after the event `position`, up to the one that ends it.
 
     Each has the event's id, which a client sends as Last-Event-ID when it comes back, its kind as the event's name, and
-    JSON as data. A comment keeps a quiet connection open.
+    JSON as data. A comment keeps a quiet connection open. What the worker writes down a moment after the end comes too.
     """
-    spoken = time.monotonic()
+    spoken, ending = time.monotonic(), False
     while True:
         events = await run_in_threadpool(registry.job_events.after, job, position, BATCH)
         for event in events:
             yield _format(event)
             position, spoken = event.id, time.monotonic()
-        if any(_ends(event) for event in events):
+        if ending:
             return
+        ending = any(_ends(event) for event in events)
         if not events:
-            if not await run_in_threadpool(_may_go_on, registry, job, position):
-                return
+            ending = not await run_in_threadpool(_may_go_on, registry, job)
             if time.monotonic() - spoken > HEARTBEAT_SECONDS:
                 yield ": still here\n\n"
                 spoken = time.monotonic()
+        if ending or not events:
             await asyncio.sleep(POLL_SECONDS)
 
 
-def _may_go_on(registry: Registry, job: str, position: int) -> bool:
-    """Whether an event after `position` is there or may come: a job that ended has none but those it has."""
-    return registry.jobs.get(job).state not in ENDED or bool(registry.job_events.after(job, position, 1))
+def _may_go_on(registry: Registry, job: str) -> bool:
+    return registry.jobs.get(job).state not in ENDED
 
 
 def _format(event: JobEvent) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -12,8 +11,9 @@ from typing import BinaryIO
 from fastapi.concurrency import run_in_threadpool
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from graftwork.api.bodies import batches, content_length, discard, stream_of
 from graftwork.errors import GraftworkError, InvalidRequest, TooLarge, UnsafeFile
 from graftwork.registry.blobs import refuse_full
 
@@ -21,8 +21,8 @@ FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_FILES = 64
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 4096
-BATCH_BYTES = 1 << 20
-DISCARD_BYTES = 64 << 20
+OVERHEAD_BYTES = 1 << 20
+"""What the fields and the headers of a form may take beside its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,60 +47,31 @@ class Upload:
             raise InvalidRequest(field=name, reason="this form field is required")
         return value
 
-    def as_sent(self, error: GraftworkError) -> GraftworkError:
-        """`error` with the client's names of the files instead of their paths in the staging folder."""
-        fields = {
-            name: str(value).replace(f"{self.folder}/", "").replace(str(self.folder), "the upload")
-            for name, value in error.fields.items()
-        }
-        return type(error)(**fields)
-
 
 async def receive(request: Request, folder: Path, *, limit: int) -> Upload:
     """Stream the multipart body of `request` into `folder`, at most `limit` bytes of files.
 
-    Raises InvalidRequest for a body that is not multipart or is cut short, TooLarge past the limit, UnsafeFile for
-    a file name that is not plain, StorageFull. A client that is refused can go on sending for a while, so that it
-    gets to read why.
+    Raises InvalidRequest for a body that is not multipart or is cut short, TooLarge past the limit (before anything is
+    read where Content-Length tells), UnsafeFile for a file name that is not plain, StorageFull. A client that is
+    refused can go on sending for a while, so that it gets to read why.
     """
-    stream = request.stream()
+    stream = stream_of(request)
     try:
+        if (content_length(request) or 0) > limit + OVERHEAD_BYTES:
+            raise TooLarge(what="The upload", actual="more bytes", limit=f"{limit} bytes")
         return await _receive(stream, _Staging(folder, _boundary(request), limit))
-    except ClientDisconnect:
-        raise InvalidRequest(field="body", reason="the client went away before the upload was complete") from None
     except GraftworkError:
-        await _discard(stream)
+        await discard(request, stream)
         raise
 
 
 async def _receive(stream: AsyncIterator[bytes], staging: _Staging) -> Upload:
     try:
-        async for batch in _batches(stream):
+        async for batch in batches(stream):
             await run_in_threadpool(staging.feed, batch)
     finally:
         staging.close()
     return staging.finish()
-
-
-async def _discard(stream: AsyncIterator[bytes]) -> None:
-    discarded = 0
-    with suppress(ClientDisconnect):
-        async for chunk in stream:
-            discarded += len(chunk)
-            if discarded > DISCARD_BYTES:
-                return
-
-
-async def _batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in pieces worth a trip to a worker thread."""
-    batch = bytearray()
-    async for chunk in chunks:
-        batch += chunk
-        if len(batch) >= BATCH_BYTES:
-            yield bytes(batch)
-            batch.clear()
-    if batch:
-        yield bytes(batch)
 
 
 def _boundary(request: Request) -> bytes:
@@ -128,7 +99,7 @@ class _Staging:
     def __init__(self, folder: Path, boundary: bytes, limit: int) -> None:
         self._folder = folder
         self._limit = limit
-        self._received = 0
+        self._received = self._total = 0
         self._fields: dict[str, list[str]] = {}
         self._files: list[str] = []
         self._part = _Part()
@@ -152,6 +123,9 @@ class _Staging:
 
     def feed(self, data: bytes) -> None:
         """Parse `data` and write what belongs to files."""
+        self._total += len(data)
+        if self._total > self._limit + OVERHEAD_BYTES:  # also after the closing boundary, where nothing else counts
+            raise TooLarge(what="The upload", actual="more bytes", limit=f"{self._limit} bytes")
         try:
             with refuse_full(self._folder):
                 self._parser.write(data)

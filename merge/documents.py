@@ -13,12 +13,48 @@ ONLY_MODULE = "default"
 """What mergekit calls the module of a model that has no others."""
 
 
+MAX_CHARACTERS = 1_000_000
+MAX_VALUES = 100_000
+"""Of a document, with what its aliases repeat: nine lines of YAML can stand for billions."""
+
+
+def load_yaml(text: str) -> list[Any]:
+    """The documents of a YAML text. Raises ValueError, which says why, for what is no YAML or too much of it."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"it has {len(text):,} characters; at most {MAX_CHARACTERS:,} are accepted")
+    try:
+        text.encode()
+        documents = list(yaml.safe_load_all(text))
+        for document in documents:
+            if _values(document, {}, set()) > MAX_VALUES:
+                raise ValueError(f"with its aliases written out it has over {MAX_VALUES:,} values")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, TypeError, OverflowError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return documents
+
+
+def _values(value: Any, counted: dict[int, int], open_: set[int]) -> int:
+    """How many values `value` has with its aliases written out; more than is accepted where it holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) in open_:
+        return MAX_VALUES + 1
+    if id(value) not in counted:
+        open_.add(id(value))
+        items = value.values() if isinstance(value, dict) else value
+        counted[id(value)] = 1 + sum(_values(item, counted, open_) for item in items)
+        open_.remove(id(value))
+    return counted[id(value)]
+
+
 def parse_documents(text: str) -> list[Any]:
     """The documents of a YAML text; one that is empty where there are none. Raises InvalidRecipe."""
     try:
-        documents = list(yaml.safe_load_all(text))
-    except yaml.YAMLError as error:
-        raise InvalidRecipe(where="the YAML", reason=" ".join(str(error).split())) from None
+        documents = load_yaml(text)
+    except ValueError as error:
+        raise InvalidRecipe(where="the YAML", reason=str(error)) from None
     return [document for document in documents if document is not None] or [None]
 
 
@@ -36,11 +72,15 @@ def flatten_modules(raw: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRecipe(where="modules", reason=reason)
     module = dict(modules[ONLY_MODULE])
     parameters = module.pop("parameters", None) or {}
+    above = flat.get("parameters") or {}
+    for what in (parameters, above):
+        if not isinstance(what, Mapping):
+            raise InvalidRecipe(where="parameters", reason="expected a mapping")
     for key, value in module.items():
         if key not in ("models", "slices") or flat.get(key):
             raise InvalidRecipe(where=f"modules.{ONLY_MODULE}.{key}", reason="expected models or slices, given once")
         flat[key] = value
-    above = dict(flat.get("parameters") or {})
+    above = dict(above)
     for name, value in parameters.items():
         above[name] = _before(value, above[name]) if name in above else value
     flat["parameters"] = above

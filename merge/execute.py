@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from graftwork import tracing
 from graftwork.errors import IncompatibleModels, NonFiniteTensor
 from graftwork.kernels.abs_sum import abs_sum
 from graftwork.kernels.weighted_sum import weighted_sum
@@ -84,7 +85,8 @@ class _Run:
             done = min(done + count, total)
             self.progress(stage, done, total)
 
-        run_pipelines(pipelines, threads=self.plan.threads, report=report)
+        with tracing.span(tracing.PASS, {tracing.STAGE: stage}):
+            run_pipelines(pipelines, threads=self.plan.threads, report=report)
         self.progress(stage, total, total)
 
     def _wanted(self, tensor: TensorPlan) -> Statistic[Any] | None:

@@ -45,6 +45,7 @@ Rank = Annotated[int, Field(ge=1)]
 LOCAL_FILE = "local file"
 LocalFile = Annotated[str, LOCAL_FILE]
 """The path of a file beside the recipe; recipes that may not name folders of this machine may not give one."""
+MAX_NAME = 64
 
 
 class Elementwise(Protocol):
@@ -197,7 +198,7 @@ def methods() -> Mapping[str, Method]:
 
 def find_method(name: str) -> Method:
     """The method called `name`; raises UnknownMethod."""
-    if name.isidentifier() and (Path(__file__).parent / "methods" / f"{name}.py").is_file():
+    if name.isidentifier() and len(name) <= MAX_NAME and (Path(__file__).parent / "methods" / f"{name}.py").is_file():
         importlib.import_module(f"graftwork.merge.methods.{name}")  # the others' imports would take longer than a merge
         if name in _METHODS:
             return _METHODS[name]

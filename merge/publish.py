@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from graftwork import __version__
 from graftwork.errors import InvalidRecipe
@@ -34,6 +34,8 @@ def publish(
     paths: bool = True,
     also: Also | None = None,
     keep: Callable[[], bool] = lambda: False,
+    parents: Sequence[Parent] = (),
+    metadata: Mapping[str, object] | None = None,
 ) -> Version:
     """Merge, and register the result with its parents, its recipe and its aliases in one transaction.
 
@@ -41,6 +43,7 @@ def publish(
     paths: whether the recipe may name folders of this machine; such parents are not in the lineage
     also:  called in the transaction that registers the version
     keep:  asked after an error whether what was merged so far stays, for the same merge to go on later
+    parents, metadata: more of them than the recipe gives
 
     A merge that was killed goes on, too. Raises what `plan`, `write_folder` and `import_staged` raise; the registry is
     then as it was.
@@ -64,8 +67,8 @@ def publish(
                     kind=kind,
                     base=_base_of(planned, registry),
                     aliases=recipe.output.aliases,
-                    metadata=_metadata(planned, report),
-                    parents=_parents(planned, _inputs_of_steps(recipe, registry)),
+                    metadata=_metadata(planned, report) | dict(metadata or {}),
+                    parents=[*_parents(planned, _inputs_of_steps(recipe, registry)), *parents],
                     actor="merge",
                     also=also,
                     progress=progress,

@@ -196,9 +196,17 @@ def _validated(raw: Any) -> Recipe:
     for key, what in NOT_YET.items():
         if key in raw:
             raise InvalidRecipe(where=key, reason=f"{what} is not supported yet")
-    if raw.get("steps"):
-        for step in raw["steps"]:
+    steps = raw.get("steps") or ()
+    if not isinstance(steps, list | tuple):
+        raise InvalidRecipe(where="steps", reason="expected a list of recipes")
+    try:
+        for step in steps:
             _validated(step)
+        json.dumps(raw, default=str, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidRecipe(where="the top", reason="it holds text that is not Unicode") from None
+    except (RecursionError, ValueError, TypeError) as error:
+        raise InvalidRecipe(where="the top", reason=f"it is not a document ({error})") from None
     try:
         return Recipe.model_validate(flatten_modules(raw))
     except ValidationError as error:

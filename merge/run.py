@@ -26,6 +26,7 @@ def merge(
     registry: Registry | None = None,
     settings: Settings,
     progress: Progress = silent,
+    paths: bool = True,
 ) -> Path: ...
 
 
@@ -38,6 +39,7 @@ def merge(
     settings: Settings,
     progress: Progress = silent,
     name: str | None = None,
+    paths: bool = True,
 ) -> Version: ...
 
 
@@ -49,21 +51,23 @@ def merge(
     settings: Settings,
     progress: Progress = silent,
     name: str | None = None,
+    paths: bool = True,
 ) -> Path | Version:
     """Carry out a recipe: into the folder `out`, or as a new version in the registry when there is no `out`.
 
-    name: the artifact the version belongs to, `ns/name`; by default the recipe's output.name
+    name:  the artifact the version belongs to, `ns/name`; by default the recipe's output.name
+    paths: whether the recipe may name folders of this machine
 
     The same recipe and inputs give the same bytes and so the same version. Raises what `plan` and `write_folder` raise;
     nothing is left behind then, neither in the folder's place nor in the registry.
     """
     if out is not None:
-        with carried_out(recipe, out, settings=settings, registry=registry, progress=progress) as steps:
-            planned = plan(recipe, settings=settings, registry=registry, out=out, steps=steps)
+        with carried_out(recipe, out, settings=settings, registry=registry, progress=progress, paths=paths) as steps:
+            planned = plan(recipe, settings=settings, registry=registry, out=out, paths=paths, steps=steps)
             write_folder(planned, out, progress)
         return out
     if registry is None:
         raise InvalidRecipe(where="output", reason="without a folder to write to, a registry is needed")
     from graftwork.merge.publish import publish
 
-    return publish(recipe, registry=registry, settings=settings, progress=progress, name=name)
+    return publish(recipe, registry=registry, settings=settings, progress=progress, name=name, paths=paths)

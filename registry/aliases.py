@@ -10,8 +10,10 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from graftwork.errors import AliasConflict, AliasNotFound, RevisionNotFound
+from graftwork.registry.access import require
 from graftwork.registry.audit import record
 from graftwork.registry.db import Database, clock
+from graftwork.registry.grants import Scope
 from graftwork.registry.marks import require_usable
 from graftwork.registry.models import AliasMoveRow, AliasRow, ArtifactRow, VersionRow
 from graftwork.registry.refs import Name, check_alias
@@ -73,22 +75,25 @@ class Aliases:
         expected: str | Expected | None = ANY,
         actor: str = "",
         reason: str = "",
+        session: Session | None = None,
     ) -> AliasEntry:
-        """Point `alias` at the version `digest` of `name`, if it is at `expected` now (None: if it does not exist).
+        """Point `alias` at the version `digest` of `name`, if it is at `expected` now (None: if it does not exist);
+        with `session`, in its transaction.
 
         Raises ArtifactNotFound, RevisionNotFound, VersionQuarantined, VersionWithdrawn, InvalidName, AliasConflict when
-        it is elsewhere.
+        it is elsewhere, Forbidden.
         """
         check_alias(alias)
-        with self._database.write() as session:
-            artifact = find_artifact(session, name)
-            row = session.scalar(versions_of(artifact).where(VersionRow.digest == digest))
+        with self._database.write(session) as opened:
+            artifact = find_artifact(opened, name)
+            require(Scope.WRITE, artifact.namespace)
+            row = opened.scalar(versions_of(artifact).where(VersionRow.digest == digest))
             if row is None:
-                known = known_revisions(session, artifact)
+                known = known_revisions(opened, artifact)
                 raise RevisionNotFound(name=name, revision=digest, known=known)
-            require_usable(session, row)
-            _expect(session, artifact, alias, expected)
-            return move_alias(session, artifact.id, alias, digest, actor=actor, reason=reason)
+            require_usable(opened, row)
+            _expect(opened, artifact, alias, expected)
+            return move_alias(opened, artifact.id, alias, digest, actor=actor, reason=reason)
 
     def intend(self, name: Name, alias: str, digest: str, *, actor: str = "", reason: str = "") -> None:
         """Record that `alias` is to move to a version once engines are ready for it.
@@ -106,9 +111,10 @@ class Aliases:
     def delete(
         self, name: Name, alias: str, *, expected: str | Expected = ANY, actor: str = "", reason: str = ""
     ) -> None:
-        """Remove `alias`, if it is at `expected`. Raises ArtifactNotFound, AliasNotFound, AliasConflict."""
+        """Remove `alias`, if it is at `expected`. Raises ArtifactNotFound, AliasNotFound, AliasConflict, Forbidden."""
         with self._database.write() as session:
             artifact = find_artifact(session, name)
+            require(Scope.WRITE, artifact.namespace)
             before = _current(session, artifact.id, alias)
             if before is None:
                 raise AliasNotFound(name=name, alias=alias, known=known_revisions(session, artifact))
@@ -162,6 +168,10 @@ def _expect(session: Session, artifact: ArtifactRow, alias: str, expected: str |
 def _record(
     session: Session, artifact_id: int, alias: str, before: str | None, after: str | None, actor: str, reason: str
 ) -> None:
+    artifact = session.get_one(ArtifactRow, artifact_id)
+    action = "alias.move" if after is not None else "alias.delete"
+    details = {"before": before, "after": after, "reason": reason}
+    record(session, actor, action, f"{artifact.namespace}/{artifact.name}@{alias}", details)
     session.execute(
         insert(AliasMoveRow).values(
             artifact_id=artifact_id,

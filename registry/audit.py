@@ -41,18 +41,28 @@ class Audit:
             record(session, actor, action, target, details)
 
     def entries(
-        self, *, target: str | None = None, actor: str | None = None, limit: int = 100, before: int | None = None
+        self,
+        *,
+        target: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        limit: int = 100,
+        before: int | None = None,
     ) -> list[AuditEntry]:
         """At most `limit` entries, newest first, of those older than the entry `before`.
 
         target: a reference, or the beginning of one up to a `/` or an `@`
+        action: such as `alias.move`, or the beginning of one up to its dot
         """
         query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
         if target is not None:
-            inside = [AuditRow.target.startswith(f"{target}{mark}", autoescape=True) for mark in "/@"]
-            query = query.where((AuditRow.target == target) | inside[0] | inside[1])
+            below, at = (AuditRow.target.startswith(f"{target}{mark}", autoescape=True) for mark in "/@")
+            query = query.where((AuditRow.target == target) | below | at)
         if actor is not None:
             query = query.where(AuditRow.actor == actor)
+        if action is not None:
+            inside = AuditRow.action.startswith(f"{action}.", autoescape=True)
+            query = query.where((AuditRow.action == action) | inside)
         if before is not None:
             query = query.where(AuditRow.id < before)
         with self._database.read() as session:

@@ -1,129 +1,107 @@
-"""The blob store: immutable files named by the SHA-256 of their bytes.
+"""What a blob store is: immutable bytes named by their SHA-256, and what all stores do with files on the way.
 
-A blob is written to a temporary file beside its final place, hashed on the way, fsynced, renamed, and its folder is
-fsynced: it is there whole, or not at all.
+Bytes have a generation, which grows when garbage collection deletes them: (digest, generation) is written to once and
+deleted once. Who stores something asks `graftwork.registry.deposits` for the generation first.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
+import re
 import shutil
-import tempfile
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from graftwork.errors import CorruptBlob, StorageFull, TooLarge
+from graftwork.errors import StorageFull
 
 CHUNK_BYTES = 4 * 1024 * 1024
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-LINKLESS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
-STALE_SECONDS = 24 * 3600
-READ_ONLY = 0o444
+PLACE = re.compile(r"([0-9a-f]{64})(?:\.([1-9][0-9]*))?")
 
 
 @dataclass(frozen=True, slots=True)
 class StagedBlob:
-    """Hashed bytes on the store's disk that are not in the store yet."""
+    """Hashed bytes on this machine's disk that are not in the store yet."""
 
     path: Path
     sha256: str
     size: int
 
 
-class BlobStore:
-    """Blobs under `root`: `root/ab/abcd...`, and `root/tmp` for what is being written."""
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """What a store holds: `since` is when it came there, in seconds since 1970."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._temporary = root / "tmp"
+    sha256: str
+    generation: int
+    size: int
+    since: float
+
+
+class BlobStore(Protocol):
+    """Local files, or an object storage with a cache of local files. Any number of processes may use one."""
+
+    root: Path
+    """The folder on this machine's disk where bytes are staged."""
+    remote: bool
+    """Whether the files that `path` gives are copies, which may be dropped and fetched again."""
 
     def create(self) -> None:
-        """Make the folders, and remove what a process that died left half written and nobody touched for a day."""
-        self._temporary.mkdir(parents=True, exist_ok=True)
-        for folder in self._temporary.iterdir():
-            with suppress(FileNotFoundError):  # its own process, or another one that opens the store, removed it
-                touched = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-                if time.time() - touched > STALE_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
+        """Make what the store needs, and remove what dead processes left half written."""
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """An empty folder on the store's disk, removed at the end with whatever is left in it."""
-        folder = Path(tempfile.mkdtemp(dir=self._temporary))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    def scratch(self) -> AbstractContextManager[Path]:
+        """An empty folder on the disk of `root`, removed at the end with whatever is left in it."""
+
+    def stale(self, seconds: float) -> list[Path]:
+        """Scratch folders in which nothing was touched for so long."""
 
     def stage(self, chunks: Iterable[bytes], folder: Path, *, limit: int | None = None) -> StagedBlob:
-        """Write `chunks` to a new file in `folder` (from `scratch`), hashed and fsynced.
+        """Write `chunks` to a new file in `folder`, hashed and fsynced. Raises TooLarge, StorageFull."""
 
-        Raises TooLarge beyond `limit` bytes, StorageFull.
-        """
-        handle, name = tempfile.mkstemp(dir=folder)
-        digest, size = hashlib.sha256(), 0
-        with refuse_full(self.root), os.fdopen(handle, "wb", buffering=0) as file:
-            for chunk in chunks if limit is None else _limited(chunks, limit):
-                size += len(chunk)
-                digest.update(chunk)
-                write_all(file.fileno(), chunk)
-            os.fsync(file.fileno())
-        return StagedBlob(Path(name), digest.hexdigest(), size)
-
-    def publish(self, staged: StagedBlob) -> bool:
-        """Put staged bytes into the store; the staged file's own name stays. Returns whether the store lacked them."""
-        final = self._place(staged.sha256)
-        if final.exists():
-            return False
-        staged.path.chmod(READ_ONLY)
-        with refuse_full(self.root):
-            final.parent.mkdir(exist_ok=True)
-            _link(staged.path, final)
-            fsync_folder(final.parent)
-        return True
+    def publish(self, staged: StagedBlob, generation: int = 0) -> bool:
+        """Put staged bytes into the store. Returns whether it lacked them. Raises StorageFull, StorageUnavailable."""
 
     def put_stream(self, chunks: Iterable[bytes], *, limit: int | None = None) -> tuple[str, int]:
-        """Store `chunks`. Returns their SHA-256 and size in bytes. Raises TooLarge, StorageFull."""
-        with self.scratch() as folder:
-            staged = self.stage(chunks, folder, limit=limit)
-            self.publish(staged)
-        return staged.sha256, staged.size
+        """Store `chunks` as a first generation. Returns their SHA-256 and size."""
 
     def put_file(self, path: Path) -> tuple[str, int]:
-        """Store a copy of the file at `path`. Returns its SHA-256 and size. Raises StorageFull."""
-        return self.put_stream(read_chunks(path))
+        """Store a copy of a file as a first generation. Returns its SHA-256 and size."""
 
-    def has(self, sha256: str) -> bool:
+    def has(self, sha256: str, generation: int = 0) -> bool:
         """Whether the store holds the blob."""
-        return self._place(sha256).is_file()
 
-    def path(self, sha256: str) -> Path:
-        """Where the blob is; it must not be written to. Raises CorruptBlob when it is gone."""
-        place = self._place(sha256)
-        if not place.is_file():
-            raise CorruptBlob(path=place, actual="nothing", expected=sha256)
-        return place
+    def path(self, sha256: str, generation: int = 0) -> Path:
+        """A local file with the blob's bytes, not to be written to. Raises CorruptBlob when the blob is gone."""
 
-    def verify(self, sha256: str) -> None:
-        """Read the blob and compare. Raises CorruptBlob."""
-        place = self.path(sha256)
-        digest = hashlib.sha256()
-        for chunk in read_chunks(place):
-            digest.update(chunk)
-        if digest.hexdigest() != sha256:
-            raise CorruptBlob(path=place, actual=digest.hexdigest(), expected=sha256)
+    def verify(self, sha256: str, generation: int = 0) -> None:
+        """Read the blob where it is stored and compare. Raises CorruptBlob."""
 
-    def remove(self, sha256: str) -> None:
-        """Delete a blob that no version refers to, as its caller made sure of."""
-        self._place(sha256).unlink(missing_ok=True)
+    def remove(self, sha256: str, generation: int = 0) -> None:
+        """Delete a generation that nobody refers to, as its caller made sure of."""
 
-    def _place(self, sha256: str) -> Path:
-        return self.root / sha256[:2] / sha256
+    def presign(self, sha256: str, generation: int = 0, *, seconds: int) -> str | None:
+        """A URL under which anybody may read the blob for so long; None where there is no such thing."""
+
+    def stored(self) -> Iterator[StoredBlob]:
+        """Everything the store holds."""
+
+    def abandon(self, seconds: float) -> int:
+        """Give up transfers into the store that began so long ago. Returns how many."""
+
+
+def place(sha256: str, generation: int) -> str:
+    """Where a generation of a blob is, from the root of a store: `ab/abcd...`, later ones with `.1`, `.2`."""
+    return f"{sha256[:2]}/{sha256}{f'.{generation}' if generation else ''}"
+
+
+def parse_place(name: str) -> tuple[str, int] | None:
+    """The digest and the generation in the last part of a place; None for another name."""
+    match = PLACE.fullmatch(name)
+    return None if match is None else (match[1], int(match[2] or 0))
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
@@ -133,31 +111,11 @@ def read_chunks(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _limited(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge(what="The file", actual=f"more than {limit} bytes", limit=f"{limit} bytes")
-        yield chunk
-
-
 def write_all(descriptor: int, chunk: bytes) -> None:
     """Write every byte of `chunk`."""
     view = memoryview(chunk)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _link(path: Path, final: Path) -> None:
-    try:
-        os.link(path, final)
-    except FileExistsError:
-        return
-    except OSError as error:
-        if error.errno not in LINKLESS:
-            raise
-        path.rename(final)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ from graftwork.registry.models import SCHEMA_REVISION
 BUSY_SECONDS = 30
 EXPECTED_URL = "an sqlite:// or postgresql:// URL"
 ADVISORY_LOCK = 0x6772616674
+KEYED_LOCKS = 0x67726166
 DISK_FULL_SQLSTATE = "53100"
 
 
@@ -84,8 +85,19 @@ class Database:
             raise
 
     def exclude(self, session: Session) -> None:
-        """Let no other transaction that calls this run beside this one, until it ends."""
+        """Let no other transaction that calls this or `share` run beside this one, until it ends."""
         _exclude(session.connection())
+
+    def share(self, session: Session, key: str) -> None:
+        """Let no other transaction that shares the same `key`, and none that excludes all, run beside this one."""
+        if session.connection().dialect.name == "postgresql":
+            lock = "SELECT pg_advisory_xact_lock_shared(:all), pg_advisory_xact_lock(:space, hashtext(:key))"
+            session.execute(text(lock), {"all": ADVISORY_LOCK, "space": KEYED_LOCKS, "key": key})
+
+    def relax(self, session: Session) -> None:
+        """Do not wait until this transaction is on disk: what it says is said again by a later one that counts."""
+        if session.connection().dialect.name == "postgresql":
+            session.execute(text("SET LOCAL synchronous_commit = off"))
 
     def migrate(self) -> None:
         """Bring the schema to `SCHEMA_REVISION`; quick when it is there.
@@ -103,6 +115,15 @@ class Database:
         except DBAPIError as error:
             reason = str(error.orig).strip().partition("\n")[0]
             raise OperationFailed(what=f"Opening {self._name}", reason=reason) from error
+
+    def is_migrated(self) -> bool:
+        """Whether the schema is the one that this Graftwork knows. Raises OperationFailed if it cannot be reached."""
+        try:
+            with self.engine.connect() as connection:
+                return _revision(connection) == SCHEMA_REVISION
+        except DBAPIError as error:
+            reason = str(error.orig).strip().partition("\n")[0]
+            raise OperationFailed(what=f"Reaching {self._name}", reason=reason) from error
 
     def close(self) -> None:
         """Close every connection."""

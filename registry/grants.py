@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -54,12 +54,16 @@ class Grants:
         held = self.scopes.get(EVERYWHERE, frozenset()) | self.scopes.get(namespace.lower(), frozenset())
         return scope in held or Scope.ADMIN in held or (scope is Scope.READ and Scope.WRITE in held)
 
+    def where(self, scopes: Collection[Scope]) -> frozenset[str] | None:
+        """The namespaces, in lower case, in which any of `scopes` holds; None for all of them."""
+        if any(self.allow(scope, EVERYWHERE) for scope in scopes):
+            return None
+        return frozenset(named for named in self.scopes if any(self.allow(scope, named) for scope in scopes))
+
     @property
     def readable(self) -> frozenset[str] | None:
-        """The namespaces whose private artifacts may be seen, in lower case; None for all of them."""
-        if self.allow(Scope.READ, EVERYWHERE):
-            return None
-        return frozenset(namespace for namespace in self.scopes if self.allow(Scope.READ, namespace))
+        """The namespaces whose private artifacts may be read, in lower case; None for all of them."""
+        return self.where((Scope.READ,))
 
 
 ALL = Grants({EVERYWHERE: frozenset({Scope.ADMIN})})

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from graftwork.errors import (
@@ -16,25 +15,27 @@ from graftwork.errors import (
     InvalidExpertSet,
     InvalidReference,
     InvalidRequest,
+    OperationFailed,
     SourceNotFound,
 )
 from graftwork.progress import Progress, silent
 from graftwork.registry.formats import experts
 from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.registry.formats.config import read_object
+from graftwork.registry.formats.dataset import is_dataset, read_dataset
 from graftwork.registry.formats.encoders import names_for_adapters
 from graftwork.registry.formats.finite import check_finite
 from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE, AdapterLayout, check_against_base, read_adapter
 from graftwork.registry.formats.safetensors import Header
 from graftwork.registry.hub import PREFIX, downloaded
-from graftwork.registry.models import BlobRow
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registry import Registry
 from graftwork.registry.staging import Staged, staged
 from graftwork.registry.versions import Kind, Parent, Relation, Version
 
-EXPECTED = "a checkpoint folder, a PEFT adapter folder, a .safetensors file, or hf:ORG/NAME[@REVISION]"
+EXPECTED = "a checkpoint folder, a PEFT adapter folder, a .safetensors or .jsonl file, or hf:ORG/NAME[@REVISION]"
 MODEL_CONFIG = "config.json"
+ATTEMPTS = 8
 WEIGHT_KINDS = (Kind.BASE, Kind.CHECKPOINT, Kind.TASK_VECTOR)
 
 Also = Callable[[Session, Version], object]
@@ -151,6 +152,11 @@ def _inspect(registry: Registry, path: Path, order: Order, links_to: Path | None
         return Candidate(path, Kind.ADAPTER, base.digest, adapter.files, {WEIGHTS_FILE: adapter.header})
     if order.kind is Kind.ADAPTER:
         raise InvalidAdapter(path=path, reason=f"it is not a folder with an {CONFIG_FILE}")
+    if order.kind is Kind.DATASET or (order.kind is None and is_dataset(path)):
+        if order.base is not None:
+            raise InvalidRequest(field="base", reason=f"{path} is a dataset, which belongs on no base")
+        dataset = read_dataset(path, links_to=links_to)
+        return Candidate(dataset.root, Kind.DATASET, None, dataset.files, {})
     kind = order.kind or (Kind.CHECKPOINT if order.base else Kind.BASE)
     if kind not in WEIGHT_KINDS or (kind is Kind.BASE and order.base):
         accepted = "checkpoint, task_vector" if order.base else ", ".join(WEIGHT_KINDS)
@@ -195,7 +201,7 @@ def _base_of(registry: Registry, adapter: AdapterLayout, order: Order) -> Versio
 def _config(registry: Registry, version: Version) -> dict[str, object]:
     """What is in the version's `config.json`; nothing when it has none."""
     found = next((file for file in version.files if file.path == MODEL_CONFIG), None)
-    return {} if found is None else read_object(registry.blobs.path(found.sha256), MODEL_CONFIG)
+    return {} if found is None else read_object(registry.blobs.path(found.sha256, found.generation), MODEL_CONFIG)
 
 
 def _declared_base(registry: Registry, adapter: AdapterLayout) -> Version:
@@ -208,37 +214,30 @@ def _declared_base(registry: Registry, adapter: AdapterLayout) -> Version:
 
 
 def _publish(registry: Registry, candidate: Candidate, order: Order, content: Staged) -> Version:
-    created: list[str] = []
-    try:
-        with registry.database.write() as session:
-            registry.database.exclude(session)
-            for blob in content.blobs:
-                if registry.blobs.publish(blob):
-                    created.append(blob.sha256)
-            version = registry.catalog.register(
-                order.name,
-                candidate.kind,
-                content.files,
-                tensors=content.tensors,
-                base=candidate.base,
-                parents=[*candidate.parents, *order.parents],
-                metadata=order.metadata,
-                aliases=order.aliases,
-                actor=order.actor,
-                session=session,
-            )
-            if order.also is not None:
-                order.also(session, version)
-            return version
-    except BaseException:
-        _withdraw(registry, created)
-        raise
-
-
-def _withdraw(registry: Registry, created: Sequence[str]) -> None:
-    """Delete the blobs that a failed import stored, unless a version refers to them by now."""
-    with registry.database.write() as session:
-        registry.database.exclude(session)
-        for sha256 in created:
-            if session.scalar(select(BlobRow.id).where(BlobRow.sha256 == sha256)) is None:
-                registry.blobs.remove(sha256)
+    for _ in range(ATTEMPTS):
+        reserved = registry.deposits.store(content.blobs)
+        try:
+            with registry.database.write() as session:
+                registry.database.share(session, order.name.key)
+                deposits = registry.deposits.confirm(session, reserved)
+                if deposits is not None:
+                    version = registry.catalog.register(
+                        order.name,
+                        candidate.kind,
+                        content.files,
+                        tensors=content.tensors,
+                        base=candidate.base,
+                        parents=[*candidate.parents, *order.parents],
+                        metadata=order.metadata,
+                        aliases=order.aliases,
+                        actor=order.actor,
+                        session=session,
+                        deposits=deposits,
+                    )
+                    if order.also is not None:
+                        order.also(session, version)
+                    return version
+        except BaseException:
+            registry.deposits.release(reserved)
+            raise
+    raise OperationFailed(what=f"Storing {order.name}", reason="garbage collection took its files again and again")

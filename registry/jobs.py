@@ -13,11 +13,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import and_, case, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from graftwork.errors import JobNotFound, LeaseLost
+from graftwork.registry.access import access, require, shown_job
 from graftwork.registry.db import Database, clock
+from graftwork.registry.grants import EVERYWHERE, Scope
 from graftwork.registry.job_events import EventKind, record
 from graftwork.registry.models import JobRow
 from graftwork.registry.versions import moment
@@ -57,6 +59,8 @@ class Job:
     error_code: str | None
     error_message: str | None
     owner: str
+    grants: Mapping[str, Any] | None
+    """What whoever asked for it may do, and so the job; None for everything."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -79,10 +83,20 @@ class Job:
             error_code=row.error_code,
             error_message=row.error_message,
             owner=row.owner,
+            grants=row.grants,
             created_at=moment(row.created_at),
             started_at=None if row.started_at is None else moment(row.started_at),
             finished_at=None if row.finished_at is None else moment(row.finished_at),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a job ended that nobody has to carry out: with a result, or with the code and the message of an error."""
+
+    state: State
+    result: Mapping[str, Any] | None = None
+    error: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +125,13 @@ class Jobs:
         max_attempts: int = 3,
         owner: str = "",
         fired: tuple[int, float] | None = None,
+        ended: Ended | None = None,
         session: Session | None = None,
     ) -> Job:
         """Add a job, or return the queued or running one that has the same `key`.
 
-        `fired` is the schedule that makes the job and the time it is made for; there is one job for each.
+        `fired` is the schedule that makes the job and the time it is made for; there is one job for each. The job may
+        do what whom this is done for may do now (see `registry.access`). With `ended` it is only recorded.
         """
         with self._database.write(session) as opened:
             self._database.exclude(opened)
@@ -137,10 +153,15 @@ class Jobs:
                 cancel_requested=False,
                 progress=0.0,
                 owner=owner,
+                grants=access.get().as_json(),
                 schedule_id=None if fired is None else fired[0],
                 fire_at=None if fired is None else fired[1],
                 created_at=clock(),
             )
+            if ended is not None:
+                code, message = ended.error or (None, None)
+                outcome = {"result": ended.result, "error_code": code, "error_message": message}
+                query = query.values(state=ended.state, finished_at=clock(), **outcome)
             row = opened.scalars(query.returning(JobRow)).one()
             _tell_state(opened, row)
             return Job.from_row(row)
@@ -152,7 +173,7 @@ class Jobs:
         """
         waiting = (
             select(JobRow.id)
-            .where(JobRow.state == State.QUEUED, JobRow.kind.in_(kinds), JobRow.run_at <= clock())
+            .where(JobRow.state == State.QUEUED, JobRow.kind.in_(kinds), JobRow.run_at <= clock(), _is_its_turn())
             .order_by(JobRow.priority.desc(), JobRow.run_at, JobRow.id)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -223,19 +244,25 @@ class Jobs:
         with self._database.write() as session:
             return _reap(session)
 
-    def cancel(self, id: str) -> Job:  # noqa: A002
-        """Cancel a waiting job, ask the worker of a running one to stop, leave a finished one. Raises JobNotFound."""
+    def cancel(self, id: str, session: Session | None = None) -> Job:  # noqa: A002
+        """Cancel a waiting job, ask the worker of a running one to stop, leave a finished one.
+
+        Raises JobNotFound, Forbidden for a job of others.
+        """
         values = {
             "cancel_requested": True,
             "finished_at": case((JobRow.state == State.QUEUED, clock()), else_=None),
             "state": case((JobRow.state == State.QUEUED, State.CANCELLED), else_=JobRow.state),
         }
         query = update(JobRow).where(JobRow.id == id, JobRow.state.in_(LIVE)).values(**values)
-        with self._database.write() as session:
-            row = session.scalar(query.returning(JobRow).execution_options(synchronize_session=False))
+        with self._database.write(session) as opened:
+            job = _get(opened, id)
+            if job.owner != access.get().owner:
+                require(Scope.ADMIN, EVERYWHERE)
+            row = opened.scalar(query.returning(JobRow).execution_options(synchronize_session=False))
             if row is None:
-                return _get(session, id)
-            _tell_state(session, row)
+                return _get(opened, id)
+            _tell_state(opened, row)
             return Job.from_row(row)
 
     def get(self, id: str) -> Job:  # noqa: A002
@@ -243,11 +270,20 @@ class Jobs:
         with self._database.read() as session:
             return _get(session, id)
 
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many jobs there are, by kind and state."""
+        query = select(JobRow.kind, JobRow.state, func.count()).group_by(JobRow.kind, JobRow.state)
+        with self._database.read() as session:
+            return {(kind, state): count for kind, state, count in session.execute(query)}
+
     def list(
         self, state: State | None = None, limit: int = 100, *, kind: str | None = None, after: str | None = None
     ) -> list[Job]:
-        """At most `limit` jobs, newest first, from the one that follows the job `after`. Raises JobNotFound for it."""
-        query = select(JobRow).order_by(JobRow.created_at.desc(), JobRow.id).limit(limit)
+        """At most `limit` jobs, newest first, from the one that follows the job `after`. Raises JobNotFound for it.
+
+        Jobs of others are left out unless one may read everywhere.
+        """
+        query = select(JobRow).where(shown_job()).order_by(JobRow.created_at.desc(), JobRow.id).limit(limit)
         if state is not None:
             query = query.where(JobRow.state == state)
         if kind is not None:
@@ -263,10 +299,18 @@ class Jobs:
 
 
 def _get(session: Session, job_id: str) -> Job:
-    row = session.get(JobRow, job_id)
+    query = select(JobRow).where(JobRow.id == job_id, shown_job())
+    row = session.scalar(query.execution_options(populate_existing=True))
     if row is None:
         raise JobNotFound(id=job_id)
     return Job.from_row(row)
+
+
+def _is_its_turn() -> ColumnElement[bool]:
+    """The condition that no earlier job of the same schedule waits or runs."""
+    earlier = aliased(JobRow)
+    of_schedule = earlier.schedule_id == JobRow.schedule_id
+    return ~exists().where(of_schedule, earlier.fire_at < JobRow.fire_at, earlier.state.in_(LIVE))
 
 
 def _held(session: Session, claim: Claim, **values: Any) -> JobRow:

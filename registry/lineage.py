@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from graftwork.registry.db import Database
-from graftwork.registry.models import EdgeRow, VersionRow
-from graftwork.registry.rows import newest_with
-from graftwork.registry.versions import Version
+from graftwork.registry.descent import Descent, read_descent
+from graftwork.registry.marks import MarkEntry, entries_of
+from graftwork.registry.models import EdgeRow, EvaluationRow, MarkRow, VersionRow
+from graftwork.registry.places import Place, chunked, places_of_digests
+from graftwork.registry.refs import Ref
+from graftwork.registry.rows import find_even_withdrawn, newest_with
+from graftwork.registry.versions import Kind, Version
 
 Direction = Literal["up", "down", "both"]
 
@@ -28,11 +33,38 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
-    """Versions and the edges between them. A parent that this registry does not hold has an edge and no node."""
+class Score:
+    """The newest score of a version by one metric on one dataset."""
 
-    nodes: list[Version]
+    dataset: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Content in the graph, under all of its names: `refs`, the oldest first; none where all of them are private.
+
+    What was decided about it and how it scored is told under the names that may be seen.
+    """
+
+    digest: str
+    kind: Kind
+    refs: tuple[str, ...]
+    marks: tuple[MarkEntry, ...] = ()
+    scores: tuple[Score, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Content and the edges between. A parent that this registry does not hold has an edge and no node.
+
+    `truncated` when there were more edges than were asked for.
+    """
+
+    nodes: list[Node]
     edges: list[Edge]
+    truncated: bool = False
 
 
 class Lineage:
@@ -41,38 +73,65 @@ class Lineage:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def find(self, ref: Ref | str) -> Version:
+        """The version that `ref` points at, also one that was withdrawn. Raises what `Catalog.resolve` does."""
+        with self._database.read() as session:
+            return Version.from_row(find_even_withdrawn(session, Ref.parse(ref) if isinstance(ref, str) else ref))
+
+    def descent(self, digest: str, told_by: Collection[str] = ()) -> Descent:
+        """All that was made of the version `digest`, each after what it was made of; see `Descendant`.
+
+        told_by: the keys of the metadata that say how something was made
+        """
+        with self._database.read() as session:
+            return read_descent(session, digest, told_by)
+
     def parents(self, digest: str) -> list[Edge]:
         """What the version `digest` was made from, in order."""
         with self._database.read() as session:
-            return _edges(session, {digest}, "up")
+            return _edges(session, {digest}, "up", ())
 
     def children(self, digest: str) -> list[Edge]:
         """What was made from the version `digest`."""
         with self._database.read() as session:
-            return _edges(session, {digest}, "down")
+            return _edges(session, {digest}, "down", ())
 
-    def graph(self, digest: str, depth: int | None = None, direction: Direction = "both") -> Graph:
+    def graph(
+        self,
+        digest: str,
+        depth: int | None = None,
+        direction: Direction = "both",
+        *,
+        relations: Collection[str] = (),
+        limit: int | None = None,
+    ) -> Graph:
         """The ancestors (`up`), the descendants (`down`) or both of a version, at most `depth` edges away.
 
-        Raises RevisionNotFound if the registry does not hold `digest`.
+        relations: the edges to follow; all where there are none
+        limit:     how many edges to find in each direction before it stops, the nearest first
+
+        The version is the first node. Raises RevisionNotFound if the registry does not hold `digest`.
         """
         with self._database.read() as session:
-            start = newest_with(session, digest)
+            newest_with(session, digest)
             edges: dict[Edge, None] = {}
+            truncated = False
             for way in ("up", "down"):
                 if direction in (way, "both"):
-                    edges.update(dict.fromkeys(_reach(session, digest, depth, way)))
-            digests = {digest} | {edge.child for edge in edges} | {edge.parent for edge in edges}
-            query = select(VersionRow).where(VersionRow.digest.in_(digests)).order_by(VersionRow.id)
-            rows = {row.digest: row for row in session.scalars(query)} | {digest: start}
-            return Graph([Version.from_row(row) for row in rows.values()], list(edges))
+                    found = _reach(session, digest, depth, way, relations, limit)
+                    truncated |= limit is not None and len(found) > limit
+                    edges.update(dict.fromkeys(found[:limit]))
+            digests = dict.fromkeys([digest, *(end for edge in edges for end in (edge.child, edge.parent))])
+            return Graph(_nodes(session, digests), list(edges), truncated)
 
 
-def _reach(session: Session, digest: str, depth: int | None, way: Direction) -> list[Edge]:
+def _reach(
+    session: Session, digest: str, depth: int | None, way: Direction, relations: Collection[str], limit: int | None
+) -> list[Edge]:
     found: list[Edge] = []
     seen, frontier = {digest}, {digest}
-    while frontier and (depth is None or depth > 0):
-        edges = _edges(session, frontier, way)
+    while frontier and (depth is None or depth > 0) and (limit is None or len(found) <= limit):
+        edges = _edges(session, frontier, way, relations)
         found += edges
         frontier = {edge.parent if way == "up" else edge.child for edge in edges} - seen
         seen |= frontier
@@ -80,9 +139,52 @@ def _reach(session: Session, digest: str, depth: int | None, way: Direction) -> 
     return found
 
 
-def _edges(session: Session, digests: set[str], way: Direction) -> list[Edge]:
-    query = select(VersionRow.digest, EdgeRow).join(VersionRow, VersionRow.id == EdgeRow.child_id)
-    query = query.where((VersionRow.digest if way == "up" else EdgeRow.parent).in_(digests))
-    rows = session.execute(query.order_by(EdgeRow.child_id, EdgeRow.position))
-    edges = (Edge(child, row.parent, row.relation, row.weight, row.position) for child, row in rows)
+def _edges(session: Session, digests: Iterable[str], way: Direction, relations: Collection[str]) -> list[Edge]:
+    columns = (EdgeRow.parent, EdgeRow.relation, EdgeRow.weight, EdgeRow.position, EdgeRow.child_id)
+    query = select(VersionRow.digest, *columns).join(VersionRow, VersionRow.id == EdgeRow.child_id)
+    if relations:
+        query = query.where(EdgeRow.relation.in_(relations))
+    here = VersionRow.digest if way == "up" else EdgeRow.parent
+    rows = [row for some in chunked(digests) for row in session.execute(query.where(here.in_(some)))]
+    rows.sort(key=lambda row: (row.child_id, row.position))
+    edges = (Edge(row.digest, row.parent, row.relation, row.weight, row.position) for row in rows)
     return list(dict.fromkeys(edges))
+
+
+def _nodes(session: Session, digests: Iterable[str]) -> list[Node]:
+    places = places_of_digests(session, digests)
+    visible = {digest: [place for place in found if place.is_visible] for digest, found in places.items()}
+    ids = [place.version_id for found in visible.values() for place in found]
+    marks: dict[str, list[MarkEntry]] = {}
+    scores: dict[int, list[Score]] = {}
+    for some in chunked(ids):
+        for entry in entries_of(session, MarkRow.version_id.in_(some)):
+            marks.setdefault(entry.digest, []).append(entry)
+        for version_id, score in _scores(session, some):
+            scores.setdefault(version_id, []).append(score)
+    return [
+        Node(
+            digest,
+            places[digest][0].kind,
+            tuple(place.ref for place in visible[digest]),
+            tuple(marks.get(digest, ())),
+            _without_repeats(visible[digest], scores),
+        )
+        for digest in digests
+        if digest in places
+    ]
+
+
+def _scores(session: Session, ids: Collection[int]) -> list[tuple[int, Score]]:
+    newest = (
+        select(func.max(EvaluationRow.id).label("id"))
+        .where(EvaluationRow.version_id.in_(ids))
+        .group_by(EvaluationRow.version_id, EvaluationRow.dataset, EvaluationRow.metric)
+        .subquery()
+    )
+    query = select(EvaluationRow).join(newest, newest.c.id == EvaluationRow.id).order_by(EvaluationRow.id)
+    return [(row.version_id, Score(row.dataset, row.metric, row.value)) for row in session.scalars(query)]
+
+
+def _without_repeats(places: Iterable[Place], scores: dict[int, list[Score]]) -> tuple[Score, ...]:
+    return tuple(dict.fromkeys(score for place in places for score in scores.get(place.version_id, ())))

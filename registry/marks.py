@@ -6,18 +6,23 @@ registered later, and goes when the version that it came from is cleared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Select, delete, insert, select
+from sqlalchemy import ColumnElement, Select, delete, exists, insert, literal, null, select
 from sqlalchemy.orm import Session
 
 from graftwork.errors import InvalidRequest, VersionInUse, VersionQuarantined, VersionWithdrawn
+from graftwork.registry.access import require, shown, shown_version
 from graftwork.registry.audit import record
 from graftwork.registry.db import Database, clock
-from graftwork.registry.models import AliasRow, EdgeRow, MarkRow, VersionRow
+from graftwork.registry.descent import descent, is_made_of
+from graftwork.registry.grants import Scope
+from graftwork.registry.models import AliasRow, ArtifactRow, EdgeRow, MarkRow, VersionRow
+from graftwork.registry.places import places_of_ids
+from graftwork.registry.refs import Name
 from graftwork.registry.rows import WITHDRAWN, not_withdrawn, withdrawal
 from graftwork.registry.versions import Version, moment
 
@@ -33,15 +38,30 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MarkEntry:
-    """A mark of one version. `cause` is the version whose quarantine spread to it; None where it was set by hand."""
+    """A mark of one version. `cause` is the version whose quarantine spread to it; None where it was set by hand.
 
-    ref: str
+    Of private versions of others there is a digest and no reference.
+    """
+
+    version_id: int
+    ref: str | None
     digest: str
     mark: Mark
     cause: str | None
+    cause_digest: str | None
     actor: str
     reason: str
     marked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """An alias and the version that it points at."""
+
+    name: Name
+    alias: str
+    ref: str
+    digest: str
 
 
 class Marks:
@@ -53,27 +73,62 @@ class Marks:
     def of(self, version: Version) -> list[MarkEntry]:
         """The marks of one version."""
         with self._database.read() as session:
-            query = select(MarkRow).where(MarkRow.version_id == _row(session, version).id).order_by(MarkRow.mark)
-            return [_entry(session, row) for row in session.scalars(query)]
+            return entries_of(session, MarkRow.version_id == _row(session, version).id)
 
-    def entries(self, mark: Mark | None = None, limit: int = 100) -> list[MarkEntry]:
-        """At most `limit` marks, newest first."""
-        query = select(MarkRow).order_by(MarkRow.marked_at.desc(), MarkRow.version_id).limit(limit)
+    def entries(
+        self,
+        mark: Mark | None = None,
+        limit: int = 100,
+        *,
+        after: tuple[int, Mark] | None = None,
+        by_hand: bool = False,
+    ) -> list[MarkEntry]:
+        """At most `limit` marks, those of the newest versions first, from the one that follows `after`.
+
+        after:   the `version_id` and the `mark` of the last entry that is known
+        by_hand: only those that did not spread from another version
+        """
+        seen = exists().where(VersionRow.id == MarkRow.version_id, shown_version())
+        query = select(MarkRow).where(seen).order_by(MarkRow.version_id.desc(), MarkRow.mark).limit(limit)
         if mark is not None:
             query = query.where(MarkRow.mark == mark)
+        if by_hand:
+            query = query.where(MarkRow.cause_id.is_(None))
+        if after is not None:
+            beside = (MarkRow.version_id == after[0]) & (MarkRow.mark > after[1])
+            query = query.where((MarkRow.version_id < after[0]) | beside)
         with self._database.read() as session:
-            return [_entry(session, row) for row in session.scalars(query)]
+            return _entries(session, session.scalars(query).all())
 
     def quarantine(self, version: Version, *, actor: str, reason: str) -> list[MarkEntry]:
         """Mark a version and all that was made of it. Returns what is quarantined because of it, itself first."""
         with self._database.write() as session:
+            require(Scope.WRITE, version.name.namespace)
             self._database.exclude(session)
             row = _row(session, version)
             session.execute(delete(MarkRow).where(MarkRow.version_id == row.id, MarkRow.mark == Mark.QUARANTINED))
             _set(session, row.id, Mark.QUARANTINED, None, actor, reason)
             _spread(session, row)
             record(session, actor, "version.quarantine", version.ref, {"digest": version.digest, "reason": reason})
-            return _because_of(session, row)
+            return entries_of(session, _because_of(row))
+
+    def pointers(self, version: Version) -> list[Pointer]:
+        """The aliases at what is quarantined because of a version, which nothing is served under meanwhile."""
+        with self._database.read() as session:
+            marked = exists().where(MarkRow.version_id == VersionRow.id, _because_of(_row(session, version)))
+            here = (VersionRow.artifact_id == AliasRow.artifact_id) & (VersionRow.digest == AliasRow.digest)
+            query = (
+                select(ArtifactRow.namespace, ArtifactRow.name, AliasRow.alias, AliasRow.digest, VersionRow.number)
+                .join(AliasRow, AliasRow.artifact_id == ArtifactRow.id)
+                .join(VersionRow, here)
+                .where(marked, shown())
+                .order_by(ArtifactRow.key, AliasRow.alias)
+            )
+            return [
+                Pointer(name, row.alias, f"{name}@v{row.number}", row.digest)
+                for row in session.execute(query)
+                for name in (Name(row.namespace, row.name),)
+            ]
 
     def lift(self, version: Version, *, actor: str, reason: str) -> list[MarkEntry]:
         """Clear a version that was quarantined by hand, and what it alone was the cause for. Returns what was cleared.
@@ -81,22 +136,23 @@ class Marks:
         Raises InvalidRequest when the version is not quarantined, or is because of another one.
         """
         with self._database.write() as session:
+            require(Scope.WRITE, version.name.namespace)
             self._database.exclude(session)
             row = _row(session, version)
             mark = session.get(MarkRow, (row.id, Mark.QUARANTINED))
             if mark is None:
                 raise InvalidRequest(field="version", reason=f"{version.ref} is not quarantined")
             if mark.cause_id is not None:
-                cause = _ref(session, mark.cause_id)
+                cause = _shown(session, mark.cause_id)
                 raise InvalidRequest(field="version", reason=f"{version.ref} is quarantined because of {cause}")
-            before = _because_of(session, row)
-            caused = (MarkRow.version_id == row.id) | (MarkRow.cause_id == row.id)
-            session.execute(delete(MarkRow).where(MarkRow.mark == Mark.QUARANTINED, caused))
+            before = entries_of(session, _because_of(row))
+            session.expunge(mark)
+            session.execute(delete(MarkRow).where(_because_of(row)))
             for other in session.scalars(_set_by_hand()):
                 _spread(session, other)
             record(session, actor, "version.lift", version.ref, {"digest": version.digest, "reason": reason})
-            still = set(session.scalars(select(VersionRow.digest).join(MarkRow, MarkRow.version_id == VersionRow.id)))
-            return [entry for entry in before if entry.digest not in still]
+            still = set(session.scalars(select(MarkRow.version_id).where(MarkRow.mark == Mark.QUARANTINED)))
+            return [entry for entry in before if entry.version_id not in still]
 
     def withdraw(self, version: Version, *, actor: str, reason: str) -> None:
         """Delete a version: it answers no reference any more, and its files go after a grace period.
@@ -104,6 +160,7 @@ class Marks:
         Its place in the lineage stays. Raises VersionInUse naming the aliases and the versions that refer to it.
         """
         with self._database.write() as session:
+            require(Scope.WRITE, version.name.namespace)
             self._database.exclude(session)
             row = _row(session, version)
             if users := _users(session, row):
@@ -111,6 +168,19 @@ class Marks:
             if session.get(MarkRow, (row.id, Mark.WITHDRAWN)) is None:
                 _set(session, row.id, Mark.WITHDRAWN, None, actor, reason)
                 record(session, actor, "version.withdraw", version.ref, {"digest": version.digest, "reason": reason})
+
+    def require_none_quarantined(self, digests: Iterable[str]) -> None:
+        """Raise VersionQuarantined if one of these versions is, under whichever name."""
+        query = (
+            select(VersionRow)
+            .join(MarkRow, MarkRow.version_id == VersionRow.id)
+            .where(VersionRow.digest.in_(set(digests)), MarkRow.mark == Mark.QUARANTINED)
+            .limit(1)
+        )
+        with self._database.read() as session:
+            row = session.scalar(query)
+            if row is not None:
+                require_usable(session, row)
 
     def require_usable(self, version: Version) -> None:
         """Raise VersionQuarantined or VersionWithdrawn unless the version may be served, merged and pointed at."""
@@ -121,9 +191,11 @@ class Marks:
 def require_usable(session: Session, row: VersionRow) -> None:
     """Raise VersionQuarantined or VersionWithdrawn if the version is marked so."""
     for mark in session.scalars(select(MarkRow).where(MarkRow.version_id == row.id).order_by(MarkRow.mark)):
-        because = f", because of {_ref(session, mark.cause_id)}" if mark.cause_id is not None else ""
-        error = VersionQuarantined if mark.mark == Mark.QUARANTINED else VersionWithdrawn
-        raise error(ref=Version.from_row(row).ref, reason=f"{mark.reason or 'no reason was given'}{because}")
+        because = f", because of {_shown(session, mark.cause_id)}" if mark.cause_id is not None else ""
+        ref, reason = Version.from_row(row).ref, f"{mark.reason or 'no reason was given'}{because}"
+        if mark.mark == Mark.QUARANTINED:
+            raise VersionQuarantined(ref=ref, reason=reason)
+        raise VersionWithdrawn(ref=ref, reason=reason)
 
 
 def inherit(session: Session, row: VersionRow, parents: Iterable[str]) -> None:
@@ -140,6 +212,19 @@ def inherit(session: Session, row: VersionRow, parents: Iterable[str]) -> None:
         _set(session, row.id, Mark.QUARANTINED, mark.cause_id or mark.version_id, mark.actor, mark.reason)
 
 
+def restore(session: Session, row: VersionRow, actor: str) -> None:
+    """Let a version that was withdrawn be there again, now that somebody registers its content anew."""
+    if withdrawal(session, row) is not None:
+        session.execute(delete(MarkRow).where(MarkRow.version_id == row.id, MarkRow.mark == Mark.WITHDRAWN))
+        record(session, actor, "version.restore", Version.from_row(row).ref, {"digest": row.digest})
+
+
+def entries_of(session: Session, condition: ColumnElement[bool]) -> list[MarkEntry]:
+    """The marks for which `condition` holds: those that were set by hand first, then in the order of the versions."""
+    query = select(MarkRow).where(condition).order_by(MarkRow.cause_id.is_not(None), MarkRow.version_id, MarkRow.mark)
+    return _entries(session, session.scalars(query).all())
+
+
 def _row(session: Session, version: Version) -> VersionRow:
     query = select(VersionRow).where(VersionRow.digest == version.digest, VersionRow.number == version.number)
     rows = session.scalars(query).all()
@@ -149,16 +234,18 @@ def _row(session: Session, version: Version) -> VersionRow:
 def _spread(session: Session, root: VersionRow) -> None:
     """Mark what is the same as `root` and what was made of it, unless it is marked already."""
     mark = session.get_one(MarkRow, (root.id, Mark.QUARANTINED))
-    seen: set[str] = set()
-    frontier = {root.digest}
-    while frontier:
-        seen |= frontier
-        made = select(VersionRow.digest).join(EdgeRow, EdgeRow.child_id == VersionRow.id)
-        rows = session.scalars(select(VersionRow.id).where(VersionRow.digest.in_(frontier))).all()
-        for version_id in rows:
-            if session.get(MarkRow, (version_id, Mark.QUARANTINED)) is None:
-                _set(session, version_id, Mark.QUARANTINED, root.id, mark.actor, mark.reason)
-        frontier = set(session.scalars(made.where(EdgeRow.parent.in_(frontier)))) - seen
+    quarantined = exists().where(MarkRow.version_id == VersionRow.id, MarkRow.mark == Mark.QUARANTINED)
+    made = select(descent(root.digest).c.digest)
+    marked = (
+        literal(Mark.QUARANTINED.value),
+        literal(root.id),
+        literal(mark.actor),
+        literal(mark.reason),
+        clock(),
+    )
+    rows = select(VersionRow.id, *marked).where(VersionRow.digest.in_(made), ~quarantined)
+    columns = ["version_id", "mark", "cause_id", "actor", "reason", "marked_at"]
+    session.execute(insert(MarkRow).from_select(columns, rows))
 
 
 def _set(session: Session, version_id: int, mark: Mark, cause: int | None, actor: str, reason: str) -> None:
@@ -175,11 +262,9 @@ def _set_by_hand() -> Select[VersionRow]:
     )
 
 
-def _because_of(session: Session, root: VersionRow) -> list[MarkEntry]:
-    caused = (MarkRow.version_id == root.id) | (MarkRow.cause_id == root.id)
-    query = select(MarkRow).where(MarkRow.mark == Mark.QUARANTINED, caused)
-    ordered = query.order_by(MarkRow.cause_id.is_not(None), MarkRow.version_id)
-    return [_entry(session, row) for row in session.scalars(ordered)]
+def _because_of(root: VersionRow) -> ColumnElement[bool]:
+    itself = (MarkRow.version_id == root.id) & MarkRow.cause_id.is_(null())
+    return (MarkRow.mark == Mark.QUARANTINED) & (itself | (MarkRow.cause_id == root.id))
 
 
 def _users(session: Session, row: VersionRow) -> str:
@@ -188,17 +273,33 @@ def _users(session: Session, row: VersionRow) -> str:
     users = [f"the alias {alias}" for alias in session.scalars(aliases.limit(SHOWN))]
     twins = select(VersionRow).where(VersionRow.digest == row.digest, VersionRow.id != row.id)
     if all(withdrawal(session, twin) is not None for twin in session.scalars(twins)):
-        made = select(VersionRow).join(EdgeRow, EdgeRow.child_id == VersionRow.id)
-        children = session.scalars(made.where(EdgeRow.parent == row.digest, not_withdrawn()).limit(SHOWN)).unique()
-        users += [Version.from_row(child).ref for child in children]
+        made = select(VersionRow.id).join(EdgeRow, EdgeRow.child_id == VersionRow.id).distinct()
+        children = made.where(EdgeRow.parent == row.digest, is_made_of(), not_withdrawn()).order_by(VersionRow.id)
+        users += [place.shown for place in places_of_ids(session, session.scalars(children.limit(SHOWN))).values()]
     return ", ".join(users)
 
 
-def _entry(session: Session, row: MarkRow) -> MarkEntry:
-    version = Version.from_row(session.get_one(VersionRow, row.version_id))
-    cause = None if row.cause_id is None else _ref(session, row.cause_id)
-    return MarkEntry(version.ref, version.digest, Mark(row.mark), cause, row.actor, row.reason, moment(row.marked_at))
+def _entries(session: Session, rows: Sequence[MarkRow]) -> list[MarkEntry]:
+    ids = {row.version_id for row in rows} | {row.cause_id for row in rows if row.cause_id is not None}
+    places = places_of_ids(session, ids)
+    found = []
+    for row in rows:
+        place, cause = places[row.version_id], None if row.cause_id is None else places[row.cause_id]
+        found.append(
+            MarkEntry(
+                version_id=row.version_id,
+                ref=place.ref if place.is_visible else None,
+                digest=place.digest,
+                mark=Mark(row.mark),
+                cause=cause.ref if cause is not None and cause.is_visible else None,
+                cause_digest=None if cause is None else cause.digest,
+                actor=row.actor,
+                reason=row.reason,
+                marked_at=moment(row.marked_at),
+            )
+        )
+    return found
 
 
-def _ref(session: Session, version_id: int) -> str:
-    return Version.from_row(session.get_one(VersionRow, version_id)).ref
+def _shown(session: Session, version_id: int) -> str:
+    return places_of_ids(session, [version_id])[version_id].shown

@@ -11,31 +11,44 @@ from graftwork.registry.audit import Audit
 from graftwork.registry.blobs import BlobStore
 from graftwork.registry.catalog import Catalog
 from graftwork.registry.db import Database
+from graftwork.registry.deposits import Deposits
+from graftwork.registry.evaluations import Evaluations
 from graftwork.registry.job_events import JobEvents
 from graftwork.registry.jobs import Jobs
 from graftwork.registry.lineage import Lineage
 from graftwork.registry.marks import Marks
+from graftwork.registry.quotas import Quotas
+from graftwork.registry.repositories import Repositories
+from graftwork.registry.schedules import Schedules
+from graftwork.registry.storage.address import open_store
 from graftwork.registry.tags import Tags
 from graftwork.registry.tokens import Tokens
+from graftwork.registry.uploads import Uploads
 from graftwork.settings import Settings
 
 
 class Registry:
     """An open registry. Any number of threads may use it, and any number of processes may open the same one."""
 
-    def __init__(self, home: Path, database: Database) -> None:
+    def __init__(self, home: Path, database: Database, blobs: BlobStore) -> None:
         self.home = home
         self.database = database
-        self.blobs = BlobStore(home / "blobs")
+        self.blobs = blobs
+        self.deposits = Deposits(database, self.blobs)
         self.catalog = Catalog(database, self.blobs)
         self.aliases = Aliases(database)
         self.lineage = Lineage(database)
         self.jobs = Jobs(database)
+        self.schedules = Schedules(database, self.jobs)
+        self.evaluations = Evaluations(database)
         self.job_events = JobEvents(database)
         self.marks = Marks(database)
         self.tags = Tags(database)
         self.audit = Audit(database)
+        self.repositories = Repositories(database)
         self.tokens = Tokens(database)
+        self.quotas = Quotas(database)
+        self.uploads = Uploads(home, database)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -44,7 +57,7 @@ class Registry:
         Raises OperationFailed when a newer Graftwork wrote it, InvalidSetting for another kind of database.
         """
         settings.home.mkdir(parents=True, exist_ok=True)
-        registry = cls(settings.home, Database(settings.database))
+        registry = cls(settings.home, Database(settings.database), open_store(settings.home, settings))
         try:
             registry.blobs.create()
             registry.database.migrate()

@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, Select, exists, select
 from sqlalchemy.orm import Session
 
 from graftwork.errors import ArtifactNotFound, InvalidReference, RevisionNotFound, VersionWithdrawn
+from graftwork.registry.access import access, shown_version
 from graftwork.registry.models import AliasRow, ArtifactRow, MarkRow, VersionRow
 from graftwork.registry.refs import Name, Ref
 
@@ -15,9 +16,9 @@ WITHDRAWN = "withdrawn"
 
 
 def find_artifact(session: Session, name: Name) -> ArtifactRow:
-    """The artifact of that name, in whatever case. Raises ArtifactNotFound."""
+    """The artifact of that name, in whatever case. Raises ArtifactNotFound, also for a private one of others."""
     row = session.scalar(select(ArtifactRow).where(ArtifactRow.key == name.key))
-    if row is None:
+    if row is None or (row.private and not access.get().sees(row.namespace)):
         raise ArtifactNotFound(name=name)
     return row
 
@@ -32,7 +33,7 @@ def find_version(session: Session, ref: Ref) -> VersionRow:
 
     Raises ArtifactNotFound, RevisionNotFound, VersionWithdrawn, InvalidReference when several digests start so.
     """
-    row = _find_version(session, find_artifact(session, ref.name), ref)
+    row = find_even_withdrawn(session, ref)
     if (mark := withdrawal(session, row)) is not None:
         shown = f"{ref.name}@v{row.number}"
         raise VersionWithdrawn(ref=shown, reason=mark.reason or "no reason was given")
@@ -44,15 +45,28 @@ def withdrawal(session: Session, row: VersionRow) -> MarkRow | None:
     return session.get(MarkRow, (row.id, WITHDRAWN))
 
 
+def require_present(session: Session, digest: str) -> None:
+    """Raise VersionWithdrawn when all versions that have this digest were withdrawn."""
+    rows = session.scalars(select(VersionRow).where(VersionRow.digest == digest)).all()
+    marks = [withdrawal(session, row) for row in rows]
+    for row, mark in zip(rows, marks, strict=True):
+        if mark is not None and None not in marks:
+            shown = f"{row.artifact.namespace}/{row.artifact.name}@v{row.number}"
+            raise VersionWithdrawn(ref=shown, reason=mark.reason or "no reason was given")
+
+
 def not_withdrawn() -> ColumnElement[bool]:
     """The condition that a version of a query was not withdrawn."""
     return ~exists().where(MarkRow.version_id == VersionRow.id, MarkRow.mark == WITHDRAWN)
 
 
-def _find_version(session: Session, artifact: ArtifactRow, ref: Ref) -> VersionRow:
+def find_even_withdrawn(session: Session, ref: Ref) -> VersionRow:
+    """What `find_version` finds, also when it was withdrawn."""
+    artifact = find_artifact(session, ref.name)
     if ref.revision is None:
-        newest = versions_of(artifact).order_by(not_withdrawn().desc(), VersionRow.number.desc())
-        return session.scalars(newest.limit(1)).one()
+        newest = versions_of(artifact).order_by(VersionRow.number.desc()).limit(1)
+        standing = session.scalar(newest.where(not_withdrawn()))
+        return standing if standing is not None else session.scalars(newest).one()
     alias = session.get(AliasRow, (artifact.id, ref.revision))
     if alias is not None:
         return session.scalars(versions_of(artifact).where(VersionRow.digest == alias.digest)).one()
@@ -67,8 +81,8 @@ def _find_version(session: Session, artifact: ArtifactRow, ref: Ref) -> VersionR
 
 def newest_with(session: Session, digest: str) -> VersionRow:
     """The newest version that has this digest, under whichever name. Raises RevisionNotFound."""
-    query = select(VersionRow).where(VersionRow.digest == digest).order_by(VersionRow.id.desc()).limit(1)
-    row = session.scalar(query)
+    query = select(VersionRow).where(VersionRow.digest == digest, shown_version()).order_by(VersionRow.id.desc())
+    row = session.scalar(query.limit(1))
     if row is None:
         raise RevisionNotFound(name="The registry", revision=digest, known="other digests only")
     return row

@@ -19,10 +19,11 @@ def materialise(registry: Registry, version: Version) -> Path:
     """A folder with the version's files, made on the first call. It is shared: nothing in it may be written to.
 
     The files are hard links to the blobs (copies where the file system has no links), so that a reader which refuses
-    links out of a folder accepts it. Raises CorruptBlob for a missing blob, StorageFull.
+    links out of a folder accepts it. It need not outlive a power failure: what is not whole is made again. Raises
+    CorruptBlob for a missing blob, StorageFull.
     """
     final = registry.home / "snapshots" / version.digest
-    if final.is_dir():
+    if _is_whole(final, version):
         return final
     final.parent.mkdir(exist_ok=True)
     with registry.blobs.scratch() as scratch, refuse_full(registry.home):
@@ -30,9 +31,24 @@ def materialise(registry: Registry, version: Version) -> Path:
         for file in version.files:
             target = folder / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(registry.blobs.path(file.sha256), target)
+            _link(stored_file(registry, version, file), target)
+        if final.exists() and not _is_whole(final, version):
+            final.rename(scratch / "broken")
         _appear(folder, final)
     return final
+
+
+def stored_file(registry: Registry, version: Version, file: FileEntry) -> Path:
+    """A local file with the bytes of a version's file, not to be written to.
+
+    Raises VersionWithdrawn when they were collected after the version was withdrawn, else CorruptBlob when they are
+    gone; StorageUnavailable.
+    """
+    try:
+        return registry.blobs.path(file.sha256, file.generation)
+    except CorruptBlob:
+        registry.catalog.require_present(version)
+        raise
 
 
 def export(registry: Registry, version: Version, target: Path, progress: Progress = silent) -> None:
@@ -50,12 +66,14 @@ def export(registry: Registry, version: Version, target: Path, progress: Progres
         done = 0
         with refuse_full(parent):
             for file in version.files:
-                _copy(registry, file, folder / file.path)
+                _copy(stored_file(registry, version, file), file, folder / file.path)
                 done += file.size
                 progress("export", done, version.size)
             folder.chmod(0o755)
+            fsync_folder(folder)
             if not _appear(folder, target):
                 raise OutputExists(path=target)
+            fsync_folder(parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -64,9 +82,26 @@ def verify(registry: Registry, version: Version, progress: Progress = silent) ->
     """Read every file of the version and compare it with its digest. Raises CorruptBlob naming the first bad one."""
     done = 0
     for file in version.files:
-        registry.blobs.verify(file.sha256)
+        registry.blobs.verify(file.sha256, file.generation)
         done += file.size
         progress("verify", done, version.size)
+
+
+def _is_whole(folder: Path, version: Version) -> bool:
+    """Whether every file is there in its size; their contents are the blobs' own."""
+    try:
+        return all((folder / file.path).stat().st_size == file.size for file in version.files)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _use(folder: Path) -> bool:
+    """Note that a folder is used now; False when it is not there."""
+    try:
+        os.utime(folder)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _link(blob: Path, target: Path) -> None:
@@ -74,12 +109,13 @@ def _link(blob: Path, target: Path) -> None:
         os.link(blob, target)
     except OSError:
         shutil.copyfile(blob, target)
+        with target.open("rb") as copy:
+            os.fsync(copy.fileno())  # its size may be there before its bytes
 
 
-def _copy(registry: Registry, file: FileEntry, target: Path) -> None:
+def _copy(blob: Path, file: FileEntry, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    blob = registry.blobs.path(file.sha256)
     with target.open("xb", buffering=0) as copy:
         for chunk in read_chunks(blob):
             digest.update(chunk)
@@ -91,12 +127,10 @@ def _copy(registry: Registry, file: FileEntry, target: Path) -> None:
 
 def _appear(folder: Path, final: Path) -> bool:
     """Rename a finished folder; False when another process was first."""
-    fsync_folder(folder)
     try:
         folder.rename(final)
     except OSError:
         if not final.is_dir():
             raise
         return False
-    fsync_folder(final.parent)
     return True

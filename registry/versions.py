@@ -22,6 +22,7 @@ class Kind(StrEnum):
     TASK_VECTOR = "task_vector"
     RECIPE = "recipe"
     EXPERT_SET = "expert_set"
+    DATASET = "dataset"
 
 
 class Relation(StrEnum):
@@ -33,6 +34,8 @@ class Relation(StrEnum):
     MERGE_BASE = "merge_base"
     RECIPE = "recipe"
     EXPERT = "expert"
+    REBUILD_OF = "rebuild_of"
+    """It takes the place of the parent, and nothing of the parent is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,9 @@ class Version:
             number=row.number,
             digest=row.digest,
             base=row.base,
-            files=tuple(FileEntry(file.path, file.blob.sha256, file.blob.size) for file in row.files),
+            files=tuple(
+                FileEntry(file.path, file.blob.sha256, file.blob.size, file.blob.generation) for file in row.files
+            ),
             metadata=row.details,
             created_at=moment(row.created_at),
         )

@@ -114,6 +114,11 @@ class EncoderEngine:
             return engine
 
     @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """Requests with texts that were not computed yet."""
         return self._queue.waiting

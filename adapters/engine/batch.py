@@ -26,6 +26,8 @@ class Piece:
     """Its adapter; None for the base."""
     wants_logits: bool
     """Whether the logits after its last token are needed."""
+    everywhere: bool = False
+    """Whether those after each of its tokens are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Batch:
     position_ids: Tensor
     """[1, rows]"""
     logit_rows: Tensor
-    """[pieces that want logits]: their last rows."""
+    """The last row of each piece that wants logits, or all of its rows."""
     rows: Rows
     cache_view: CacheView
 
@@ -57,7 +59,9 @@ def pack(pieces: Items[Piece], cache: KeyValueCache, device: torch.device) -> Ba
         tokens.extend(piece.token_ids)
         positions.extend(range(piece.start, piece.start + count))
         slots.extend([-1 if piece.resident is None else slot_of[piece.resident]] * count)
-        if piece.wants_logits:
+        if piece.everywhere:
+            last.extend(range(len(tokens) - count, len(tokens)))
+        elif piece.wants_logits:
             last.append(len(tokens) - 1)
     slot_rows = torch.tensor(slots, dtype=torch.int32)
     head_slots = slot_rows[last]

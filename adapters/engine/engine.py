@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from dataclasses import asdict
 from pathlib import Path
@@ -112,6 +113,11 @@ class Engine:
         return cls(load_checkpoint(folder, name=name or folder.name, device=device, dtype=dtype), settings)
 
     @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """Requests that have not begun."""
         return self._scheduler.waiting
@@ -178,8 +184,34 @@ class Engine:
         Gives the mean of its last hidden states, [hidden] float32. Raises InvalidRequest for a prompt that `submit`
         would refuse.
         """
-        self._check_prompt(prompt_ids, 1)
         total = torch.zeros((), dtype=torch.float64)
+        for hidden in self._aside_from_steps(prompt_ids, resident, self._runner.hidden):
+            total = total + hidden.sum(dim=0, dtype=torch.float64).cpu()
+        return (total / len(prompt_ids)).float().to(self._runner.attachments.device)
+
+    def score(self, token_ids: Items[int], resident: Resident | None) -> Tensor:
+        """The logarithms of the probabilities of the tokens after the first, each given those before it.
+
+        [tokens - 1] float32 on the CPU; computed as `read` does. Raises InvalidRequest for what `submit` would refuse.
+        """
+        found: list[Tensor] = []
+        following = torch.tensor(token_ids[1:], device=self._runner.attachments.device)
+        for logits in self._aside_from_steps(token_ids, resident, self._runner.forward, everywhere=True):
+            targets, following = following[: len(logits)], following[len(logits) :]
+            known = logits[: len(targets)].float()
+            found.append((known.gather(-1, targets[:, None])[:, 0] - known.logsumexp(-1)).cpu())
+        return torch.cat(found)
+
+    def _aside_from_steps(
+        self,
+        prompt_ids: Items[int],
+        resident: Resident | None,
+        compute: Callable[[Items[Piece]], Tensor],
+        *,
+        everywhere: bool = False,
+    ) -> Iterator[Tensor]:
+        """What `compute` makes of each chunk of a prompt, one between every two steps, in borrowed pages."""
+        self._check_prompt(prompt_ids, 1)
         with self._aside:
             with self._turn:
                 pages = self._scheduler.borrow(self._runner.cache.pages_for(len(prompt_ids)))
@@ -187,14 +219,14 @@ class Engine:
                 for start in range(0, len(prompt_ids), self._prefill_tokens):
                     tokens = prompt_ids[start : start + self._prefill_tokens]
                     is_last = start + len(tokens) == len(prompt_ids)
+                    piece = Piece(tokens, start, pages, resident, wants_logits=is_last, everywhere=everywhere)
                     with self._turn:
-                        hidden = self._runner.hidden([Piece(tokens, start, pages, resident, wants_logits=is_last)])
-                    total = total + hidden.sum(dim=0, dtype=torch.float64).cpu()
+                        computed = compute([piece])
+                    yield computed
             finally:
                 with self._turn:
                     self._scheduler.give_back(pages)
                 self._attention.set()
-        return (total / len(prompt_ids)).float().to(self._runner.attachments.device)
 
     def start(self) -> None:
         """Step in a thread of its own from now on."""
@@ -221,7 +253,7 @@ class Engine:
             self._thread.join()
         with self._turn:
             for sequence in self._scheduler.all():
-                self._end(sequence, _abortion(sequence))
+                self._end(sequence, sequence.abortion())
 
     def _admit(self, sequence: Sequence) -> None:
         with self._admission:
@@ -230,6 +262,7 @@ class Engine:
             self._scheduler.add(sequence)
 
     def _loop(self) -> None:
+        self._runner.leave_threads_to_kernels()
         while not self._stopping:
             self._attention.clear()
             try:
@@ -300,7 +333,7 @@ class Engine:
         self._counts.count(event)
         sequence.generation.publish(event)
         for each in siblings if isinstance(event, Chunk) else []:
-            each.generation.publish(_abortion(each))
+            each.generation.publish(each.abortion())
 
     def _end_overdue(self) -> None:
         """End what its caller gave up, what has lost a sibling to an error, and what is past its deadline."""
@@ -308,7 +341,7 @@ class Engine:
         for sequence in self._scheduler.all():
             generation = sequence.generation
             if generation.aborted or generation.done:
-                self._end(sequence, _abortion(sequence))
+                self._end(sequence, sequence.abortion())
             elif sequence.deadline <= now:
                 self._end(sequence, DeadlineExceeded(seconds=f"{sequence.timeout:g}"))
 
@@ -352,17 +385,12 @@ class Engine:
             raise InvalidRequest(field="prompt", reason="it has no tokens; at least one is needed")
         if not all(0 <= token < self._vocabulary for token in prompt_ids):
             raise InvalidRequest(field="prompt", reason=f"its tokens must be from 0 to {self._vocabulary - 1}")
-        if prompt + wanted > self.max_tokens:
-            limit = f"this model takes {self.max_tokens} tokens in all (max_model_tokens or its own limit)"
-            raise InvalidRequest(field="max_tokens", reason=f"{prompt} prompt tokens and {wanted} new ones; {limit}")
         held = self._runner.cache.pages.total * self._runner.cache.page_tokens
-        if prompt + wanted > held:
+        limit = f"this model takes {self.max_tokens} tokens in all (max_model_tokens or its own limit)"
+        if prompt + wanted <= self.max_tokens:
             limit = f"the cache has room for {held} (cache_bytes)"
+        if prompt + wanted > min(self.max_tokens, held):
             raise InvalidRequest(field="max_tokens", reason=f"{prompt} prompt tokens and {wanted} new ones; {limit}")
-
-
-def _abortion(sequence: Sequence) -> Chunk:
-    return Chunk(sequence.text.flush(), (), "abort", sequence.index)
 
 
 def _piece(work: Work) -> Piece:

@@ -23,9 +23,17 @@ class Runner:
         self.model = model
         self.cache = cache
         self.attachments = attachments
-        take_over_linears(model)
+        self._linears = take_over_linears(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
+
+    def leave_threads_to_kernels(self) -> None:
+        """Let torch, in this process, compute on one thread where the kernels' threads do the heavy part of a step.
+
+        Two sets of threads, one of which spins while it waits, take each other's processors.
+        """
+        if self._linears:
+            torch.set_num_threads(1)
 
     @torch.inference_mode()
     def forward(self, pieces: Sequence[Piece]) -> Tensor:

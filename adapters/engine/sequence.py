@@ -164,6 +164,10 @@ class Sequence:
         """Whether only its newest token has to be computed."""
         return self.computed > 0 and self.remaining == 1
 
+    def abortion(self) -> Chunk:
+        """The last chunk of one that is ended from outside."""
+        return Chunk(self.text.flush(), (), "abort", self.index)
+
     def accept(self, token: int, end_ids: frozenset[int], logprob: Logprob | None = None) -> Chunk:
         """Append a sampled token and say what the caller gets to see of it."""
         self.tokens.append(token)

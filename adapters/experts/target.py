@@ -53,6 +53,13 @@ class Target:
     """The digests of the versions that a mixture or an expert set is made of."""
     routes_requests: bool = False
     """Whether each request is routed by its prompt: `request.route` takes the acquired lease over."""
+    parts: tuple[Version, ...] = ()
+    """The versions that a mixture names."""
+
+    @property
+    def named(self) -> tuple[Version, ...]:
+        """What the request itself names: the version that answers, or the parts of the mixture."""
+        return self.parts if self.version is None else (self.version,)
 
     @property
     def digests(self) -> frozenset[str]:
@@ -113,8 +120,10 @@ def _mixture(registry: Registry, mixture: Mixture) -> Target:
             return materialise(registry, blend.terms[0].version)
         return blend.source(lambda version: materialise(registry, version), dtype, base)
 
-    made_of = tuple(term.version.digest for term in blend.terms)
-    return Target(registry.catalog.by_digest(blend.base), None, blend.digest, blend.name, source, made_of)
+    parts = tuple(term.version for term in blend.terms)
+    made_of = tuple(part.digest for part in parts)
+    base = registry.catalog.by_digest(blend.base)
+    return Target(base, None, blend.digest, blend.name, source, made_of, parts=parts)
 
 
 def _checked(registry: Registry, version: Version, task: str | None) -> str | None:

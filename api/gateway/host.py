@@ -14,17 +14,21 @@ import httpx
 from graftwork.adapters.fleet import capability
 from graftwork.adapters.fleet.fleet import Fleet
 from graftwork.adapters.fleet.names import EngineName
+from graftwork.adapters.place import Occupant
 from graftwork.api.gateway.wire import credentials, probe, said, served_base
 from graftwork.errors import (
     AdapterProbeFailed,
     GraftworkError,
     InvalidReference,
+    InvalidRequest,
     InvalidSetting,
     ModelNotFound,
     NotFound,
     OperationFailed,
     UnservableAdapter,
 )
+from graftwork.registry.access import require
+from graftwork.registry.grants import Scope
 from graftwork.registry.refs import Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import Kind, Version
@@ -80,7 +84,7 @@ class FleetHost:
     def admit(self, model: str) -> Target:
         """Resolve `ns/name`, `ns/name@alias` or `ns/name@version` of a base or of an adapter that vLLM serves.
 
-        Raises ModelNotFound, UnservableAdapter.
+        Raises ModelNotFound, UnservableAdapter, VersionQuarantined, Forbidden.
         """
         if "+" in model or "*" in model:
             raise ModelNotFound(model=model, reason=f"it is a mixture, and a fleet of vLLM has none; {EMBEDDED}")
@@ -88,11 +92,17 @@ class FleetHost:
             version = self._registry.catalog.resolve(model)
         except (NotFound, InvalidReference) as error:
             raise ModelNotFound(model=model, reason=str(error).removesuffix(".")) from None
+        require(Scope.INFER, version.name.namespace)
+        self._registry.marks.require_none_quarantined({version.digest, version.base or version.digest})
         if version.kind in (Kind.BASE, Kind.CHECKPOINT):
             return Target(model, version, version.digest)
         if version.kind is not Kind.ADAPTER or version.base is None:
             kind = version.kind.replace("_", " ")
             raise ModelNotFound(model=model, reason=f"it is of kind {kind}, and a fleet of vLLM has none; {EMBEDDED}")
+        try:
+            self._registry.catalog.by_digest(version.base)
+        except NotFound as error:  # a base of others, which is as if it were not there
+            raise ModelNotFound(model=model, reason=str(error).removesuffix(".")) from None
         self._require_servable(version)
         return Target(model, version, version.base)
 
@@ -117,6 +127,23 @@ class FleetHost:
 
     def follow(self, key: str, alias: str, version: Version) -> None:
         """Do nothing: what a server has loaded is its own affair."""
+
+    def occupants(self) -> dict[str, list[Occupant]]:
+        """None: servers of a fleet hold what they were asked for, and say so themselves."""
+        return {}
+
+    @property
+    def kept(self) -> dict[str, Version]:
+        """None."""
+        return {}
+
+    def keep(self, ref: str) -> Version:
+        """Raises InvalidRequest: a server evicts what it likes."""
+        raise InvalidRequest(field="ref", reason=f"a fleet of vLLM keeps what its servers keep; {EMBEDDED}")
+
+    def let_go(self, ref: str) -> bool:
+        """False: nothing is kept."""
+        return False
 
     def check(self) -> None:
         """Check every server that is due, all at the same time."""
@@ -181,6 +208,6 @@ class FleetHost:
         config = next((file for file in version.files if file.path == CONFIG_FILE), None)
         if config is None:
             return f"it has no {CONFIG_FILE}"
-        told = json.loads(self._registry.blobs.path(config.sha256).read_bytes())
+        told = json.loads(self._registry.blobs.path(config.sha256, config.generation).read_bytes())
         names = [tensor.name for tensor in self._registry.catalog.tensors(version)]
         return capability.refusal(told, names, max_rank=self._settings.max_lora_rank)

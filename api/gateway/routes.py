@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from graftwork.api.deps import ServicesDep
+from graftwork.api.deps import ServicesDep, fleet_of
 from graftwork.api.gateway.forward import forward, read
 from graftwork.api.gateway.host import FleetHost
 from graftwork.api.gateway.wire import credentials
@@ -66,8 +66,7 @@ async def _client(request: Request) -> httpx.AsyncClient:
 
 
 async def _fleet_host(services: ServicesDep) -> FleetHost:
-    host: Any = services.host
-    return host  # type: ignore[no-any-return]  # the services of a gateway have this host
+    return fleet_of(services)
 
 
 ClientDep = Annotated[httpx.AsyncClient, Depends(_client)]

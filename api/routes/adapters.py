@@ -1,4 +1,4 @@
-"""`POST /api/v1/adapters`: upload an adapter."""
+"""`POST /api/v1/adapters` and `POST /api/v1/checkpoints`: upload a model in one request."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from graftwork.api import uploads
 from graftwork.api.auth import Principal, PrincipalDep
 from graftwork.api.deps import Services, ServicesDep
+from graftwork.api.registration import Order, describe, kind_of, known_digests, limit_of, move_aliases, register
 from graftwork.api.schemas.versions import VersionOut
 from graftwork.api.uploads import Upload
-from graftwork.errors import ArtifactNotFound, GraftworkError
-from graftwork.registry.formats import experts
-from graftwork.registry.grants import Scope
-from graftwork.registry.importer import import_staged
-from graftwork.registry.refs import Name, Ref, check_alias
-from graftwork.registry.registry import Registry
+from graftwork.errors import InvalidRequest
 from graftwork.registry.versions import Kind, Version
 
-router = APIRouter(prefix="/adapters", tags=["artifacts"])
+router = APIRouter(tags=["uploads"])
 
-FORM: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["name", "files"],
-                    "properties": {
-                        "name": {"type": "string", "description": "NAMESPACE/NAME"},
-                        "base": {
-                            "type": "string",
-                            "description": "the base's reference; needed unless adapter_config.json names it",
-                        },
-                        "alias": {"type": "string", "description": "an alias to point at the new version"},
-                        "files": {
-                            "type": "array",
-                            "items": {"type": "string", "format": "binary"},
-                            "description": "adapter_config.json, adapter_model.safetensors and what belongs to them; "
-                            "or, of an expert set, experts.json and experts.safetensors",
-                        },
-                    },
-                }
-            }
-        },
+CHECKPOINT_KINDS = (Kind.BASE, Kind.CHECKPOINT, Kind.TASK_VECTOR)
+
+
+def _form(files: str, base: str, **more: Any) -> dict[str, Any]:
+    """What the OpenAPI document says of a form, which is read as it comes and not by the framework."""
+    properties = {
+        "name": {"type": "string", "description": "NAMESPACE/NAME", "examples": ["acme/support"]},
+        "base": {"type": "string", "description": base, "examples": ["acme/llama"]},
+        "alias": {"type": "string", "description": "an alias to point at the new version", "examples": ["prod"]},
+        **more,
+        "files": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": files},
     }
+    schema = {"type": "object", "required": ["name", "files"], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+ADAPTER_FORM = _form(
+    "adapter_config.json, adapter_model.safetensors and what belongs to them; or, of an expert set, experts.json and "
+    "experts.safetensors",
+    "the base's reference; needed unless adapter_config.json names it",
+)
+CHECKPOINT_FORM = _form(
+    "config.json, the weights as .safetensors with the index of their shards, and the tokenizer's files",
+    "the reference of the model that it was made from, for a checkpoint or a task vector",
+    kind={
+        "type": "string",
+        "enum": [str(kind) for kind in CHECKPOINT_KINDS],
+        "description": "without it, a checkpoint when a base is named, else a base",
+    },
+)
+ALREADY: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The same content is there already.", "model": VersionOut}
 }
 
 
-@router.post("", status_code=201, openapi_extra=FORM, responses={200: {"description": "it was there already"}})
+@router.post("/adapters", status_code=201, openapi_extra=ADAPTER_FORM, responses=ALREADY)
 async def upload_adapter(
     request: Request, response: Response, services: ServicesDep, principal: PrincipalDep
 ) -> VersionOut:
@@ -59,45 +61,51 @@ async def upload_adapter(
 
     The same content under the same name is the same version: 200 instead of 201. A refused upload leaves nothing.
     """
+    return await _receive(request, response, services, principal, Kind.ADAPTER)
+
+
+@router.post("/checkpoints", status_code=201, openapi_extra=CHECKPOINT_FORM, responses=ALREADY)
+async def upload_checkpoint(
+    request: Request, response: Response, services: ServicesDep, principal: PrincipalDep
+) -> VersionOut:
+    """Register a checkpoint of a few files in one request; a large one is better sent in parts, which can be resumed.
+
+    The same content under the same name is the same version: 200 instead of 201. A refused upload leaves nothing.
+    """
+    return await _receive(request, response, services, principal, None)
+
+
+async def _receive(
+    request: Request, response: Response, services: Services, principal: Principal, kind: Kind | None
+) -> VersionOut:
     async with contextmanager_in_threadpool(services.registry.blobs.scratch()) as folder:
-        upload = await uploads.receive(request, folder, limit=services.settings.max_adapter_bytes)
-        version, is_new = await run_in_threadpool(_register, services, principal, upload)
-    response.status_code = 201 if is_new else 200
-    response.headers["Location"] = f"/api/v1/artifacts/{version.name}/versions/v{version.number}"
-    response.headers["ETag"] = f'"{version.digest}"'
+        upload = await uploads.receive(request, folder, limit=limit_of(services.settings, kind))
+        version, is_new = await run_in_threadpool(_register, services, principal, upload, kind)
+    describe(response, version, is_new=is_new)
     return VersionOut.of(version)
 
 
-def _register(services: Services, principal: Principal, upload: Upload) -> tuple[Version, bool]:
-    """The version of an upload, and whether it is new. An alias moves as `PUT` would move it."""
-    registry, name = services.registry, Name.parse(upload.required("name"))
-    principal.require(Scope.WRITE, name.namespace)
-    base, alias = upload.one("base"), upload.one("alias")
-    if base is not None:
-        principal.require_visible(services, Ref.parse(base).name)
-    if alias is not None:
-        check_alias(alias)
-    known = _digests(registry, name)
-    try:
-        version = import_staged(
-            registry,
-            upload.folder,
-            name,
-            kind=Kind.EXPERT_SET if experts.CONFIG_FILE in upload.files else Kind.ADAPTER,
-            base=Ref.parse(base) if base is not None else None,
-            actor=principal.owner,
-        )
-    except GraftworkError as error:
-        raise upload.as_sent(error) from None
-    if alias is not None:
-        services.host.prepare(version)
-        reason = f"uploaded v{version.number}"
-        registry.aliases.set(version.name, alias, version.digest, actor=principal.owner, reason=reason)
+def _register(services: Services, principal: Principal, upload: Upload, kind: Kind | None) -> tuple[Version, bool]:
+    """The version of an upload, and whether it is new."""
+    found = kind_of(upload.files)
+    if kind is None:
+        kind = _checkpoint_kind(upload, found)
+    elif found is not None:
+        kind = found
+    alias = upload.one("alias")
+    order = Order.parse(upload.required("name"), kind, upload.one("base"), () if alias is None else (alias,))
+    order.check(services, principal)
+    known = known_digests(services.registry, order.name)
+    version = register(services, principal, upload.folder, order)
+    move_aliases(services, principal, version, order.aliases)
     return version, version.digest not in known
 
 
-def _digests(registry: Registry, name: Name) -> set[str]:
-    try:
-        return {version.digest for version in registry.catalog.versions(name)}
-    except ArtifactNotFound:
-        return set()
+def _checkpoint_kind(upload: Upload, found: Kind | None) -> Kind | None:
+    asked = upload.one("kind")
+    if found is not None:
+        raise InvalidRequest(field="files", reason=f"they are those of an {found}; send them to /api/v1/adapters")
+    if asked is not None and asked not in CHECKPOINT_KINDS:
+        expected = ", ".join(CHECKPOINT_KINDS)
+        raise InvalidRequest(field="kind", reason=f"{asked[:80]!r} is no kind of checkpoint; accepted are {expected}")
+    return Kind(asked) if asked is not None else None

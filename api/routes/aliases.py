@@ -60,6 +60,7 @@ def put_alias(
     check_alias(alias)
     expected = _expected(body, if_match, if_none_match)
     version = registry.catalog.resolve(Ref.parse(f"{name}@{body.revision}"))
+    registry.marks.require_usable(version)
     before = registry.aliases.get(name).get(alias)
     registry.aliases.intend(version.name, alias, version.digest, actor=principal.owner, reason=body.reason)
     host.prepare(version, replaces=before.digest if before is not None else None)

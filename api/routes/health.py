@@ -1,13 +1,21 @@
-"""`/healthz`: whether the server answers."""
+"""`/healthz` and `/readyz`: whether the server answers, and whether it can do its work."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from pydantic import BaseModel
+from typing import Any
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
 
 from graftwork import __version__
+from graftwork.adapters.host import Host
+from graftwork.api.deps import Services, ServicesDep, fleet_of
+from graftwork.errors import GraftworkError
 
 router = APIRouter(tags=["health"])
+
+UNAVAILABLE = 503
+ABSENT = "0" * 64
 
 
 class Health(BaseModel):
@@ -17,7 +25,58 @@ class Health(BaseModel):
     version: str
 
 
+class Readiness(BaseModel):
+    """What the server needs; each is `ok` or says what is wrong with it."""
+
+    ready: bool
+    checks: dict[str, str] = Field(examples=[{"database": "ok", "storage": "ok", "engines": "ok"}])
+
+
 @router.get("/healthz")
 async def healthz() -> Health:
     """Answer, without looking at anything else."""
     return Health(status="ok", version=__version__)
+
+
+@router.get("/readyz", responses={UNAVAILABLE: {"model": Readiness, "description": "what is wrong"}})
+def readyz(services: ServicesDep, response: Response) -> Readiness:
+    """Look at the database, the blob store and the engines; 503 if one of them cannot be used."""
+    checks = {
+        "database": _reason(_database, services),
+        "storage": _reason(_storage, services),
+        "engines": _reason(_engines, services),
+    }
+    ready = set(checks.values()) == {"ok"}
+    response.status_code = 200 if ready else UNAVAILABLE
+    return Readiness(ready=ready, checks=checks)
+
+
+def _reason(check: Any, services: Services) -> str:
+    try:
+        return check(services) or "ok"
+    except GraftworkError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _database(services: Services) -> str | None:
+    return None if services.registry.database.is_migrated() else "its schema is not the one of this version"
+
+
+def _storage(services: Services) -> str | None:
+    with services.registry.blobs.scratch() as folder:
+        (folder / "probe").write_bytes(b"ready?")
+    if services.registry.blobs.remote:
+        services.registry.blobs.has(ABSENT)
+    return None
+
+
+def _engines(services: Services) -> str | None:
+    if isinstance(services.host, Host):
+        dead = [digest[:12] for digest, engine in services.host.engines().items() if not engine.is_alive]
+        return f"the engine of {dead[0]} has stopped" if dead else None
+    statuses = fleet_of(services).fleet.status()
+    if any(status.is_ready for status in statuses):
+        return None
+    return f"no server of the fleet is ready; {statuses[0].url}: {statuses[0].reason}"

@@ -8,11 +8,13 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import RegistryDep
 from graftwork.api.job_stream import job_stream
 from graftwork.api.schemas.jobs import JobOut, JobRequest
 from graftwork.errors import InvalidRequest
 from graftwork.merge.jobs.submit import submit
+from graftwork.registry.grants import EVERYWHERE, Scope
 from graftwork.registry.jobs import Job, State
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -38,9 +40,11 @@ def list_jobs(
 
 
 @router.post("", status_code=202)
-def submit_job(body: JobRequest, response: Response, registry: RegistryDep) -> JobOut:
-    """Queue an extraction or an import from the Hub; merges have a route of their own."""
-    return accepted(submit(registry, body.kind, body.payload, priority=body.priority), response)
+def submit_job(body: JobRequest, response: Response, registry: RegistryDep, principal: PrincipalDep) -> JobOut:
+    """Queue an extraction, an import from the Hub, or garbage collection; merges have a route of their own."""
+    if body.kind == "gc":
+        principal.require(Scope.ADMIN, EVERYWHERE)
+    return accepted(submit(registry, body.kind, body.payload, priority=body.priority, owner=principal.owner), response)
 
 
 @router.get("/{job_id}")

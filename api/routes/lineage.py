@@ -20,8 +20,18 @@ def get_lineage(
     registry: RegistryDep,
     revision: Annotated[str | None, Query(description="an alias, a number or a digest; the newest if absent")] = None,
     direction: Direction = "both",
-    depth: Annotated[int | None, Query(ge=0, description="edges to follow; all if absent")] = None,
+    depth: Annotated[int | None, Query(ge=0, le=1_000_000, description="edges to follow; all if absent")] = None,
+    relation: Annotated[
+        list[str] | None,
+        Query(max_length=16, description="the relations to follow, such as `merge_input`; all if absent"),
+    ] = None,
+    limit: Annotated[
+        int, Query(ge=1, le=100_000, description="edges in each direction after which it stops, the nearest first")
+    ] = 10_000,
 ) -> LineageOut:
-    """The ancestors (`up`) and descendants (`down`) of a version."""
-    version = registry.catalog.resolve(Ref.parse(f"{name}@{revision}" if revision else str(name)))
-    return LineageOut.of(version, registry.lineage.graph(version.digest, depth=depth, direction=direction))
+    """The ancestors (`up`) and descendants (`down`) of a version, also of one that was withdrawn."""
+    version = registry.lineage.find(Ref.parse(f"{name}@{revision}" if revision else str(name)))
+    graph = registry.lineage.graph(
+        version.digest, depth=depth, direction=direction, relations=relation or (), limit=limit
+    )
+    return LineageOut.of(version, graph)

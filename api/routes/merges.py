@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
+from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import RegistryDep, SettingsDep
 from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.jobs import JobOut
@@ -15,7 +16,16 @@ router = APIRouter(prefix="/merges", tags=["merges"])
 
 
 @router.post("", status_code=202)
-def post_merge(body: MergeRequest, response: Response, registry: RegistryDep, settings: SettingsDep) -> JobOut:
+def post_merge(
+    body: MergeRequest, response: Response, registry: RegistryDep, settings: SettingsDep, principal: PrincipalDep
+) -> JobOut:
     """Check a recipe and queue it; the same recipe for the same name is the job that waits or runs already."""
-    job = submit_merge(registry, load_recipe(body.recipe), settings=settings, name=body.name, priority=body.priority)
+    job = submit_merge(
+        registry,
+        load_recipe(body.recipe),
+        settings=settings,
+        name=body.name,
+        priority=body.priority,
+        owner=principal.owner,
+    )
     return accepted(job, response)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from fastapi import APIRouter
 
 from graftwork.api.deps import RegistryDep
 from graftwork.api.schemas.models import ModelList, ModelOut
-from graftwork.errors import ArtifactNotFound, InvalidName, ModelNotFound
+from graftwork.errors import ArtifactNotFound, InvalidName, ModelNotFound, RevisionNotFound
 from graftwork.registry.catalog import Artifact
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
@@ -28,8 +29,7 @@ def list_models(registry: RegistryDep) -> ModelList:
     `acme/a*0.7+acme/b*0.3` are not listed.
     """
     served = _served(registry)
-    bases = {artifact.latest.base for artifact in served if artifact.latest.base}
-    names = {digest: str(registry.catalog.by_digest(digest).name) for digest in bases}
+    names = _names(registry, served)
     return ModelList(data=[_model(artifact, names) for artifact in served])
 
 
@@ -43,8 +43,7 @@ def get_model(namespace: str, name: str, registry: RegistryDep) -> ModelOut:
         raise ModelNotFound(model=model, reason="the registry has no artifact of this name") from None
     if artifact.kind not in SERVED:
         raise ModelNotFound(model=model, reason=f"it is a {artifact.kind.replace('_', ' ')}")
-    base = artifact.latest.base
-    return _model(artifact, {base: str(registry.catalog.by_digest(base).name)} if base else {})
+    return _model(artifact, _names(registry, [artifact]))
 
 
 def _served(registry: Registry) -> list[Artifact]:
@@ -54,6 +53,15 @@ def _served(registry: Registry) -> list[Artifact]:
     return [artifact for artifact in found if artifact.kind in SERVED]
 
 
+def _names(registry: Registry, artifacts: Sequence[Artifact]) -> dict[str, str]:
+    """The names of their bases by digest, without those that are not there for whoever asks."""
+    names: dict[str, str] = {}
+    for digest in {artifact.latest.base for artifact in artifacts if artifact.latest.base}:
+        with suppress(RevisionNotFound):
+            names[digest] = str(registry.catalog.by_digest(digest).name)
+    return names
+
+
 def _model(artifact: Artifact, base_names: Mapping[str, str]) -> ModelOut:
     base = artifact.latest.base if artifact.kind in (Kind.ADAPTER, Kind.EXPERT_SET) else None
-    return ModelOut.of(artifact, base_names[base] if base else None)
+    return ModelOut.of(artifact, base_names.get(base) if base else None)

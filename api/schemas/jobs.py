@@ -15,7 +15,7 @@ LEAST_PROGRESS = 0.01
 class JobRequest(BaseModel):
     """Work to queue."""
 
-    kind: Literal["extract", "import"] = Field(description="what is to be done")
+    kind: Literal["extract", "import", "gc"] = Field(description="what is to be done")
     payload: dict[str, Any] = Field(
         description="what the kind of job is told",
         examples=[{"model": "acme/support", "base": "acme/llama", "rank": 16, "name": "acme/support-lora"}],

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from graftwork.registry.lineage import Graph
+from graftwork.api.schemas.marks import MarkOut
+from graftwork.registry.lineage import Graph, Node
 from graftwork.registry.versions import Version
 
 
+class ScoreOut(BaseModel):
+    """The newest score of a version by one metric on one dataset."""
+
+    dataset: str = Field(examples=["acme/questions@v1"])
+    metric: str = Field(examples=["exact_match"])
+    value: float
+
+
 class NodeOut(BaseModel):
-    """A version in the graph."""
+    """Content in the graph, under all of its names; `ref` is null where all of them are private to others."""
 
     digest: str
-    ref: str
-    kind: str
+    ref: str | None = Field(description="the name asked for, or else the oldest", examples=["acme/merged@v2"])
+    refs: list[str] = Field(description="every name of this content, the oldest first")
+    kind: str = Field(examples=["checkpoint"])
+    marks: list[MarkOut]
+    scores: list[ScoreOut]
+
+    @classmethod
+    def of(cls, node: Node, ref: str | None) -> NodeOut:
+        """What there is to say about `node`, called `ref`."""
+        return cls(
+            digest=node.digest,
+            ref=ref,
+            refs=list(node.refs),
+            kind=node.kind,
+            marks=[MarkOut.of(entry) for entry in node.marks],
+            scores=[ScoreOut(dataset=score.dataset, metric=score.metric, value=score.value) for score in node.scores],
+        )
 
 
 class EdgeOut(BaseModel):
@@ -21,7 +45,10 @@ class EdgeOut(BaseModel):
 
     child: str
     parent: str
-    relation: str
+    relation: str = Field(
+        description="what the parent was to the child; with `rebuild_of`, nothing of the parent is in the child",
+        examples=["merge_input"],
+    )
     weight: float | None
     position: int
 
@@ -32,14 +59,17 @@ class LineageOut(BaseModel):
     root: str
     nodes: list[NodeOut]
     edges: list[EdgeOut]
+    truncated: bool = Field(default=False, description="whether there are more edges than `limit`")
 
     @classmethod
     def of(cls, root: Version, graph: Graph) -> LineageOut:
         """`graph` around `root`, which keeps its name when other names hold the same content."""
-        nodes = {node.digest: node for node in graph.nodes} | {root.digest: root}
         return cls(
             root=root.digest,
-            nodes=[NodeOut(digest=node.digest, ref=node.ref, kind=node.kind) for node in nodes.values()],
+            nodes=[
+                NodeOut.of(node, root.ref if node.digest == root.digest else next(iter(node.refs), None))
+                for node in graph.nodes
+            ],
             edges=[
                 EdgeOut(
                     child=edge.child,
@@ -50,4 +80,5 @@ class LineageOut(BaseModel):
                 )
                 for edge in graph.edges
             ],
+            truncated=graph.truncated,
         )

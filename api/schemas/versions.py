@@ -8,8 +8,9 @@ from datetime import datetime
 from math import prod
 from typing import Any, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from graftwork.api.schemas.evaluations import EvaluationOut
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import TensorRecord, Version
 
@@ -74,7 +75,7 @@ class TensorsOut(BaseModel):
 
 
 class ParentOut(BaseModel):
-    """A version that another one was made from; `ref` is absent when it is not in this registry."""
+    """A version that another one was made from; `ref` is absent when it is not in this registry, or not to be seen."""
 
     digest: str
     ref: str | None
@@ -89,12 +90,13 @@ class VersionDetail(VersionOut):
     tensors: TensorsOut
     parents: list[ParentOut]
     aliases: list[str]
+    evaluations: list[EvaluationOut] = Field(description="what is known of how well it does, newest first")
 
     @classmethod
     def read(cls, registry: Registry, version: Version) -> VersionDetail:
         """Everything that `registry` knows about `version`."""
         graph = registry.lineage.graph(version.digest, depth=1, direction="up")
-        refs = {node.digest: node.ref for node in graph.nodes}
+        refs = {node.digest: node.refs[0] for node in graph.nodes if node.refs}
         parents = [
             ParentOut(
                 digest=edge.parent,
@@ -111,4 +113,5 @@ class VersionDetail(VersionOut):
             tensors=TensorsOut.of(registry.catalog.tensors(version)),
             parents=parents,
             aliases=[alias for alias, entry in aliases.items() if entry.digest == version.digest],
+            evaluations=[EvaluationOut.of(one) for one in registry.evaluations.of([version.digest])],
         )

@@ -130,7 +130,7 @@ def inspect(registry: Registry, settings: Settings, submitted: int, scratch: Pat
     for number in sorted(rng.sample(range(submitted), min(5, submitted))):
         version = registry.catalog.resolve(f"bench/merged-{number}")
         out = merge(recipe(0.1 + 0.0001 * number), out=scratch / str(number), registry=registry, settings=settings)
-        ours = {file.path: registry.blobs.path(file.sha256).read_bytes() for file in version.files}
+        ours = {file.path: registry.blobs.path(file.sha256, file.generation).read_bytes() for file in version.files}
         if ours != {path.name: path.read_bytes() for path in out.iterdir()}:
             wrong.append(f"bench/merged-{number} differs from an undisturbed merge")
     for number in range(submitted):

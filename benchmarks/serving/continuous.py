@@ -21,12 +21,14 @@ NO_TOKEN = -1
 def measure(family: Family, cases: Sequence[Case], *, requests: int, rounds: int) -> Iterator[tuple[Case, Figures]]:
     """Each case that it can compute, on a model of its own."""
     for case in (case for case in cases if case.adapters <= 1):
-        model: Any = AutoModelForCausalLM.from_pretrained(family.base, attn_implementation="sdpa").eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(family.base, attn_implementation="sdpa")
+        model.eval()
         if case != BASE:
             folder = family.adapters[case.targets][0]
             # PEFT puts its layers into this very model
             PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False).to(model.dtype).eval()
-        settings = GenerationConfig(max_new_tokens=128, do_sample=False, eos_token_id=NO_TOKEN, pad_token_id=0)
+        options = {"max_new_tokens": 128, "do_sample": False, "eos_token_id": NO_TOKEN, "pad_token_id": 0}
+        settings: Any = GenerationConfig(**options)  # type: ignore[no-untyped-call]
         with model.continuous_batching_context_manager(generation_config=settings) as batching:
             _run(batching, warm_up(adapters=case.adapters))
             traces = [build_trace(requests, adapters=case.adapters, seed=seed) for seed in range(rounds)]

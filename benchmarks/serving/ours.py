@@ -41,12 +41,12 @@ def measure(
             load = load_seconds(url, names) if case != BASE else None
             memory = (resident_bytes(pid) - before) / case.adapters if case != BASE else None
 
-            def name(adapter: int | None, names: Sequence[str] = names) -> str:
+            def called(adapter: int | None, names: Sequence[str] = names) -> str:
                 return "bench/base" if adapter is None else names[adapter]
 
-            run_trace(url, pid, warm_up(adapters=case.adapters), name)
+            run_trace(url, pid, warm_up(adapters=case.adapters), called)
             traces = [build_trace(requests, adapters=case.adapters, seed=seed) for seed in range(rounds)]
-            yield case, summarise([run_trace(url, pid, trace, name) for trace in traces], load=load, memory=memory)
+            yield case, summarise([run_trace(url, pid, trace, called) for trace in traces], load=load, memory=memory)
 
 
 def _name(targets: str, index: int) -> str:

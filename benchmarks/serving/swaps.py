@@ -1,14 +1,16 @@
 """Swapping adapters in a running engine: how long one takes, and what requests notice of a thousand.
 
-`python -m benchmarks.serving.swaps [--swaps 1000] [--hidden 1024] [--layers 4]`
+`python -m benchmarks.serving.swaps [--swaps 1000] [--rate 5] [--hidden 1024] [--layers 8]`
 
 One process, one engine, random weights in fp32, everything interleaved: on a shared machine only ratios mean much.
 
 - Latency: an adapter that nobody has asked for yet, its file in the page cache and nothing of it anywhere else, from
   the request to its first token, beside the same request for an adapter that is resident. The difference is the swap.
 - Load: clients ask for an alias of a registry again and again while it moves from version to version, each loaded from
-  its file, probed and flipped as `PUT .../aliases/{alias}` does. Stretches with and without moves take turns. Every
-  answer is compared, token by token, with what transformers generates on the merged weights of each version.
+  its file, probed and flipped as `PUT .../aliases/{alias}` does. Stretches without moves, with `--rate` moves a second
+  (more than any operator makes), and with one after the other take turns. Every answer is compared, token by token,
+  with what transformers generates on the merged weights of each version. Beside the clock, the step thread's own CPU
+  time a token is told: what other processes of the machine do is not in it, and neither is waiting for the interpreter.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Request, Sampling
 from graftwork.adapters.host import Host
 from graftwork.errors import GraftworkError
+from graftwork.kernels.dispatch import native_module
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
@@ -52,9 +55,7 @@ SPREAD = 0.1
 """Of all weights: answers of different versions differ, and no two logits are close enough for a tie."""
 ALIAS = "live"
 NAME = Name.parse("bench/skill")
-STRETCHES = 10
-PAUSE_SECONDS = 0.05
-"""Between a swap and the next one."""
+SWAPS_A_STRETCH = 10
 
 Answers = dict[str, dict[int, list[int]]]
 """Version's digest -> prompt -> tokens."""
@@ -85,16 +86,23 @@ class Noticed:
 
     gaps: list[float] = field(default_factory=list)
     """Seconds between two tokens of one answer."""
+    cpu_gaps: list[float] = field(default_factory=list)
+    """The step thread's CPU seconds between them."""
+    first: list[float] = field(default_factory=list)
+    """Seconds from asking to the first token."""
     answers: int = 0
     failed: int = 0
     mixed: int = 0
     """Answers that are not, token by token, those of the version that they name."""
     swaps: int = 0
     swap_seconds: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    """Of all stretches."""
 
-    def gap(self, share: float) -> float:
-        """A quantile of the gaps, in milliseconds."""
-        return 1e3 * statistics.quantiles(self.gaps, n=1000)[round(share * 1000) - 1]
+    @staticmethod
+    def quantile(values: list[float], share: float) -> float:
+        """In milliseconds."""
+        return 1e3 * statistics.quantiles(values, n=1000)[round(share * 1000) - 1]
 
 
 def measure_latency(base: Path, adapters: list[Path], rounds: int) -> dict[str, Latency]:
@@ -163,7 +171,7 @@ def right_answers(base: Path, versions: list[tuple[Version, Path]]) -> Answers:
 
 
 class Clients:
-    """Threads that ask for the alias again and again; what they see is noted under the stretch they end in."""
+    """Threads that ask for the alias again and again; what they see is noted under the stretch it happens in."""
 
     def __init__(self, host: Host, right: Answers) -> None:
         self.noticed = Noticed()
@@ -188,7 +196,7 @@ class Clients:
             number += 1
             prompt = number % len(PROMPTS)
             try:
-                gaps, is_right = self._ask(prompt)
+                is_right = self._ask(prompt)
             except GraftworkError as error:
                 click.echo(f"failed: {error}", err=True)
                 with self._lock:
@@ -197,41 +205,50 @@ class Clients:
             with self._lock:
                 self.noticed.answers += 1
                 self.noticed.mixed += not is_right
-                self.noticed.gaps += gaps
 
-    def _ask(self, prompt: int) -> tuple[list[float], bool]:
+    def _ask(self, prompt: int) -> bool:
+        asked = time.perf_counter()
         admission = self._host.admit(f"{NAME}@{ALIAS}")
         sampling = Sampling(max_tokens=TOKENS, temperature=0, ignore_eos=True)
         generation = admission.engine.submit(Request(PROMPTS[prompt], sampling, admission.lease))
-        times: list[float] = []
-        generation.add_listener(lambda _: times.append(time.perf_counter()))
+        times: list[tuple[float, float, Noticed]] = []
+        # on the thread that steps
+        generation.add_listener(lambda _: times.append((time.perf_counter(), time.thread_time(), self.noticed)))
         tokens = generation.result().token_ids
-        gaps = [after - before for before, after in pairwise(times)]
-        return gaps, tokens == self._right[admission.digest][prompt]
+        with self._lock:
+            times[0][2].first.append(times[0][0] - asked)
+            for (clock, cpu, _), (next_clock, next_cpu, noticed) in pairwise(times):
+                noticed.gaps.append(next_clock - clock)
+                noticed.cpu_gaps.append(next_cpu - cpu)
+        return tokens == self._right[admission.digest][prompt]
 
 
-def measure_load(host: Host, registry: Registry, versions: list[Version], right: Answers, swaps: int) -> list[Noticed]:
-    """Quiet and swapping stretches by turns; what was noticed in the quiet ones, and in the others."""
+def measure_load(
+    host: Host, registry: Registry, versions: list[Version], right: Answers, swaps: int, rate: float
+) -> dict[str, Noticed]:
+    """What was noticed in stretches without swaps, with `rate` of them a second, and with one after the other."""
     clients = Clients(host, right)
-    quiet, swapping = Noticed(), Noticed()
-    each = -(-swaps // STRETCHES)
+    found = {"quiet": Noticed(), f"{rate:g} a second": Noticed(), "back to back": Noticed()}
+    quiet, steady, rushed = found.values()
+    moves = count()
     with clients.asking():
         time.sleep(1.0)
-        for _ in range(STRETCHES):
-            clients.noticed = swapping
-            started = time.perf_counter()
-            for _ in range(each):
-                swap(host, registry, versions, swapping)
-            spent = time.perf_counter() - started
-            clients.noticed = quiet
-            time.sleep(spent)
-    return [quiet, swapping]
+        while steady.swaps < swaps:
+            for noticed, pause in ((steady, 1 / rate), (quiet, 0.0), (rushed, 0.0)):
+                clients.noticed = noticed
+                started = time.perf_counter()
+                for due in range(0 if noticed is quiet else SWAPS_A_STRETCH):
+                    swap(host, registry, versions[next(moves) % len(versions)], noticed)
+                    time.sleep(max(0.0, started + (due + 1) * pause - time.perf_counter()))
+                if noticed is quiet:
+                    time.sleep(SWAPS_A_STRETCH / rate)
+                noticed.seconds += time.perf_counter() - started
+    return found
 
 
-def swap(host: Host, registry: Registry, versions: list[Version], noticed: Noticed) -> None:
-    """Move the alias to the next version, as the API does, and leave the clients time for a few answers."""
+def swap(host: Host, registry: Registry, after: Version, noticed: Noticed) -> None:
+    """Move the alias to a version, as the API does."""
     before = registry.aliases.get(NAME)[ALIAS].digest
-    after = versions[noticed.swaps % len(versions)]
     engine = host.admit("bench/base").engine
     engine.residency.retire(after.digest)  # from its file, not from what is still there of the last time
     started = time.perf_counter()
@@ -240,18 +257,20 @@ def swap(host: Host, registry: Registry, versions: list[Version], noticed: Notic
     registry.aliases.set(NAME, ALIAS, after.digest, expected=before, actor="benchmark", reason="swap")
     noticed.swap_seconds.append(time.perf_counter() - started)
     noticed.swaps += 1
-    time.sleep(PAUSE_SECONDS)
 
 
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--swaps", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--rate", type=click.FloatRange(0.1), default=5.0, show_default=True, help="swaps a second")
 @click.option("--rounds", type=click.IntRange(1), default=60, show_default=True, help="of the latency")
 @click.option("--hidden", type=click.IntRange(64), default=1024, show_default=True)
-@click.option("--layers", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--layers", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-def main(swaps: int, rounds: int, hidden: int, layers: int, threads: int) -> None:
+def main(swaps: int, rate: float, rounds: int, hidden: int, layers: int, threads: int) -> None:
     """Measure and print one table."""
     torch.set_num_threads(threads)
+    native: Any = native_module()
+    native.set_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         base = write_base(root / "base", hidden=hidden, layers=layers, dtype=torch.float32, spread=SPREAD)
@@ -267,30 +286,32 @@ def main(swaps: int, rounds: int, hidden: int, layers: int, threads: int) -> Non
             right = right_answers(base, list(zip(versions, adapters, strict=True)))
             host = Host(registry, settings)
             try:
-                quiet, swapping = measure_load(host, registry, versions, right, swaps)
+                noticed = measure_load(host, registry, versions, right, swaps, rate)
             finally:
                 host.close()
-    show(latencies, quiet, swapping)
+    show(latencies, noticed)
 
 
-def show(latencies: dict[str, Latency], quiet: Noticed, swapping: Noticed) -> None:
+def show(latencies: dict[str, Latency], noticed: dict[str, Noticed]) -> None:
     """Print what was measured."""
     title = f"rank {RANK} on every linear layer, vocabulary {VOCABULARY}, fp32"
     table = Table("a new version, from page cache", *latencies, title=title)
     for name in ("load", "first_token", "resident_first_token", "swap"):
         table.add_row(name.replace("_", " "), *(f"{getattr(each, name):.2f} ms" for each in latencies.values()))
     Console().print(table)
-    table = Table("under load", "quiet", "swapping", "ratio")
-    table.add_row("swaps", "0", str(swapping.swaps), "")
-    table.add_row("answers", str(quiet.answers), str(swapping.answers), "")
-    table.add_row("failed requests", str(quiet.failed), str(swapping.failed), "")
-    table.add_row("answers that mix versions", str(quiet.mixed), str(swapping.mixed), "")
-    table.add_row(
-        "intent, load, probe, flip: median", "", f"{1e3 * statistics.median(swapping.swap_seconds):.1f} ms", ""
-    )
-    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
-        before, during = quiet.gap(share), swapping.gap(share)
-        table.add_row(f"time per token, {name}", f"{before:.1f} ms", f"{during:.1f} ms", f"{during / before:.2f}")
+    table = Table("under load", *noticed)
+    every = list(noticed.values())
+    table.add_row("swaps", *(str(each.swaps) for each in every))
+    table.add_row("swaps a second", *(f"{each.swaps / each.seconds:.1f}" for each in every))
+    table.add_row("answers", *(str(each.answers) for each in every))
+    table.add_row("failed requests", *(str(each.failed) for each in every))
+    table.add_row("answers that mix versions", *(str(each.mixed) for each in every))
+    medians = (1e3 * statistics.median(each.swap_seconds) if each.swaps else 0.0 for each in every)
+    table.add_row("intent, load, probe, flip: median", *(f"{median:.1f} ms" for median in medians))
+    for what, column in (("first token", "first"), ("time per token", "gaps"), ("CPU per token", "cpu_gaps")):
+        for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
+            found = [each.quantile(getattr(each, column), share) for each in every]
+            table.add_row(f"{what}, {name}", *(f"{each:.1f} ms ({each / found[0]:.2f})" for each in found))
     Console().print(table)
 
 

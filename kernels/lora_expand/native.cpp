@@ -1,6 +1,6 @@
 // The CPU twin of lora_expand: each row of the pool is read once for a run of tokens.
-#include "../avx512.h"
 #include "../lora.h"
+#include "../vectors.h"
 
 #ifdef GRAFTWORK_AVX512
 #pragma GCC push_options
@@ -8,29 +8,6 @@
 
 namespace graftwork {
 namespace {
-
-constexpr std::int64_t LANE = 16;  // columns of a vector
-
-struct Floats {
-    using Element = float;
-    static __m512 load(const float* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
-    static void store(float* p, __mmask16 mask, __m512 value) { _mm512_mask_storeu_ps(p, mask, value); }
-};
-
-struct BFloats {
-    using Element = std::uint16_t;
-    static __m512 load(const std::uint16_t* p, __mmask16 mask) {
-        const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
-        return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-    }
-    static void store(std::uint16_t* p, __mmask16 mask, __m512 value) {
-        _mm256_mask_storeu_epi16(p, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
-    }
-};
-
-__mmask16 columns_left(std::int64_t count) {
-    return static_cast<__mmask16>(count >= LANE ? 0xffff : count <= 0 ? 0 : (1u << count) - 1);
-}
 
 // sums += h[r] * b[r] for ROWS rows, each a stream of its own; the rows after them are fetched meanwhile.
 template <typename Kind, int ROWS, int TOKENS>

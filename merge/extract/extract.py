@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,13 @@ def extract_version(
     progress: Progress = silent,
     paths: bool = True,
     also: Also | None = None,
+    parents: Sequence[Parent] = (),
+    metadata: Mapping[str, object] | None = None,
 ) -> tuple[Version, Report]:
     """Register what `model` adds to `base`: a task_vector, or an adapter where there is a `rank`; see `extract`.
 
-    The base must be a version of the registry; where the model is one, it is a parent. `paths` and `also`: see
-    `graftwork.merge.publish.publish`.
+    The base must be a version of the registry; where the model is one, it is a parent. `paths`, `also`, `parents` and
+    `metadata`: see `graftwork.merge.publish.publish`.
     """
     finder = Finder(registry, paths=paths)
     ours, theirs = finder.find(model), finder.find(base)
@@ -115,9 +117,10 @@ def extract_version(
     with registry.blobs.scratch() as scratch:
         out = scratch / "extracted"
         report = _extract(ours, theirs, out, settings, rank, dtype, progress, strict=strict, seed=seed)
-        parents = [Parent(theirs.version.digest, Relation.MERGE_BASE, -1.0, 0)]
+        inputs = [Parent(theirs.version.digest, Relation.MERGE_BASE, -1.0, 0)]
         if ours.version is not None:
-            parents.append(Parent(ours.version.digest, Relation.MERGE_INPUT, 1.0, 1))
+            inputs.append(Parent(ours.version.digest, Relation.MERGE_INPUT, 1.0, 1))
+        told = {"extract": _origin_of(ours, theirs, rank, dtype) | {"energy": report.energy, "seed": seed}}
         version = import_staged(
             registry,
             out,
@@ -125,8 +128,8 @@ def extract_version(
             kind=kind,
             base=Ref.parse(theirs.version.ref),
             aliases=aliases,
-            metadata={"extract": _origin_of(ours, theirs, rank, dtype) | {"energy": report.energy}},
-            parents=parents,
+            metadata=told | dict(metadata or {}),
+            parents=[*inputs, *parents],
             actor="extract",
             also=also,
             progress=progress,

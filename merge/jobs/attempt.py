@@ -7,9 +7,11 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from graftwork import tracing
 from graftwork.errors import Cancelled, GraftworkError, LeaseLost
 from graftwork.merge.jobs.kind import kind_named
 from graftwork.merge.jobs.work import Tell, Work
+from graftwork.registry.access import Access, acting_for
 from graftwork.registry.jobs import Claim
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
@@ -37,7 +39,9 @@ def attempt(
     try:
         kind = kind_named(claim.job.kind)
         work = Work(registry, settings, claim, shares=kind.shares, tell=tell, stop=stop)
-        result = kind.run(work, kind.parse(claim.job.payload))
+        job = {tracing.KIND: claim.job.kind, tracing.ID: claim.job.id}
+        with acting_for(Access.of(claim.job.owner, claim.job.grants)), tracing.span(tracing.JOB, job):
+            result = kind.run(work, kind.parse(claim.job.payload))
         if not work.finished:
             registry.jobs.finish(claim, result or {})
     except LeaseLost:

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from graftwork import tracing
+from graftwork.context import job_id
 from graftwork.errors import LeaseLost
 from graftwork.merge.jobs.attempt import as_line, attempt
 from graftwork.registry.jobs import Claim
@@ -56,7 +58,7 @@ class LogLines(logging.Handler):
         self._lines.tell({"log": self.format(record)})
 
 
-def main(job_id: str, worker: str, fence: str, ttl: str) -> int:
+def main(job: str, worker: str, fence: str, ttl: str) -> int:
     """Carry out the job that the worker holds. Returns the exit code."""
     lines = Lines(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -66,10 +68,12 @@ def main(job_id: str, worker: str, fence: str, ttl: str) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("graftwork").addHandler(LogLines(lines))
     settings = load_settings()
+    job_id.set(job)
+    tracing.configure(settings)
     if settings.job_memory:
         resource.setrlimit(resource.RLIMIT_DATA, (settings.job_memory, settings.job_memory))
     with Registry.open(settings) as registry:
-        claim = Claim(registry.jobs.get(job_id), worker, int(fence), float(ttl))
+        claim = Claim(registry.jobs.get(job), worker, int(fence), float(ttl))
         try:
             failure = attempt(registry, settings, claim, tell=lines.tell, stop=stop)
         except LeaseLost:

@@ -11,12 +11,25 @@ from pydantic import BaseModel, ValidationError
 
 from graftwork.errors import GraftworkError, InvalidRequest
 from graftwork.merge.jobs.work import Work
+from graftwork.registry.registry import Registry
 
 MODULES = {
+    "gc": "graftwork.merge.jobs.kinds.gc",
     "merge": "graftwork.merge.jobs.kinds.merge",
+    "evaluate": "graftwork.merge.jobs.kinds.evaluate",
+    "sweep": "graftwork.merge.jobs.kinds.sweep",
     "extract": "graftwork.merge.jobs.kinds.extract",
     "import": "graftwork.merge.jobs.kinds.import_model",
+    "rebuild": "graftwork.merge.jobs.kinds.rebuild",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """The payload of a job whose time came, and why it need not be carried out, if it need not."""
+
+    payload: Mapping[str, Any]
+    skipped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +43,22 @@ class Kind:
     """Where each stage of its progress begins, and how much of the whole it is."""
     retried: tuple[type[GraftworkError], ...] = ()
     """Failures after which another attempt may succeed."""
+    template: type[BaseModel] | None = None
+    """What a schedule of such jobs keeps, where that is not a payload."""
+    fire: Callable[[Registry, Any], Fired] | None = None
+    """Makes the payload of a job from what the schedule keeps, when its time comes; without it, it is the payload."""
 
     def parse(self, payload: Mapping[str, Any]) -> Any:
         """The payload as the kind's own type. Raises InvalidRequest naming the field that is wrong."""
+        return self._parsed(self.payload, payload)
+
+    def parse_template(self, payload: Mapping[str, Any]) -> Any:
+        """What a schedule keeps as the kind's own type. Raises InvalidRequest naming the field that is wrong."""
+        return self._parsed(self.template or self.payload, payload)
+
+    def _parsed(self, form: type[BaseModel], payload: Mapping[str, Any]) -> Any:
         try:
-            return self.payload.model_validate(payload)
+            return form.model_validate(payload)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "payload"

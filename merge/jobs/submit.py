@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from graftwork.merge.jobs.kind import kind_named
+from graftwork.registry.access import require
+from graftwork.registry.grants import Scope
 from graftwork.registry.jobs import Job
+from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import Version
 
@@ -22,22 +26,30 @@ def submit(
     max_attempts: int = 3,
     fired: tuple[int, float] | None = None,
 ) -> Job:
-    """Queue a job, or return the queued or running one that has the same `key`.
+    """Queue a job, or return the queued or running one of the same owner that has the same `key`.
 
     fired: the schedule that makes it and the time it is made for
 
-    Raises InvalidRequest for a kind there is not and for a payload that the kind does not take.
+    Raises InvalidRequest for a kind there is not and for a payload that the kind does not take, Forbidden when its
+    `name`, which is what a job makes, is not in a namespace that may be written in.
     """
     order = kind_named(kind).parse(payload)
+    if isinstance(name := getattr(order, "name", None), str):
+        require(Scope.WRITE, Name.parse(name).namespace)
     return registry.jobs.enqueue(
         kind,
         order.model_dump(mode="json"),
-        key=key,
+        key=None if key is None else _own(key, owner),
         priority=priority,
         max_attempts=max_attempts,
         owner=owner,
         fired=fired,
     )
+
+
+def _own(key: str, owner: str) -> str:
+    """Nobody is answered with a job of others, who may ask for the same."""
+    return hashlib.sha256(f"{owner}\n{key}".encode()).hexdigest() if owner else key
 
 
 def outcome_of(version: Version) -> dict[str, str]:

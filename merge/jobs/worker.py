@@ -18,11 +18,12 @@ from typing import IO, Any
 
 from sqlalchemy.exc import DBAPIError
 
+from graftwork.context import job_id
 from graftwork.errors import Cancelled, GraftworkError, LeaseLost
 from graftwork.merge.jobs.attempt import Failure
 from graftwork.merge.jobs.kind import MODULES
 from graftwork.registry.job_events import EventKind
-from graftwork.registry.jobs import ENDED, Claim
+from graftwork.registry.jobs import ENDED, Claim, Job
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings, environment
 
@@ -76,11 +77,16 @@ def run_next(
     claim = registry.jobs.claim(worker, list(kinds or MODULES), lease_seconds)
     if claim is None:
         return False
+    job_id.set(claim.job.id)
+    logger.info("the %s job begins", claim.job.kind, extra={"kind": claim.job.kind, "attempt": claim.job.attempt})
     with Child(settings, claim) as child:
         try:
             Watch(registry, claim, child, stop or threading.Event()).see_through()
         except LeaseLost:
             logger.warning("job %s was taken over by another worker", claim.job.id)
+    ended = registry.jobs.get(claim.job.id)
+    logger.info("the %s job is %s", ended.kind, ended.state, extra={"kind": ended.kind, "state": str(ended.state)})
+    job_id.set(None)
     return True
 
 
@@ -97,7 +103,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, **environment(settings)},
+            env=environment(settings),
             start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, name=f"job-{claim.job.id}", daemon=True)
@@ -198,26 +204,37 @@ class Watch:
 
     def _look(self) -> None:
         jobs, claim = self._registry.jobs, self._claim
-        self._flush()
         job = jobs.get(claim.job.id)
-        if job.state in ENDED and job.attempt == claim.job.attempt:
-            return  # the child recorded its result and is about to end
+        if self._is_done(job):
+            return
+        self._tell()
         self._cancelled = job.cancel_requested
         if (self._cancelled or self._stop.is_set()) and not self._told:
             self._told_at = time.monotonic()
             self._child.stop()
         if time.monotonic() - self._beaten_at > claim.ttl / 3:
-            jobs.heartbeat(claim, self._fraction)
-            self._beaten_at = time.monotonic()
+            self._beat()
 
-    def _flush(self) -> None:
+    def _is_done(self, job: Job) -> bool:
+        """Whether the child recorded its result, and is about to end."""
+        return job.state in ENDED and job.attempt == self._claim.job.attempt
+
+    def _beat(self) -> None:
+        try:
+            self._registry.jobs.heartbeat(self._claim, self._fraction)
+        except LeaseLost:
+            if not self._is_done(self._registry.jobs.get(self._claim.job.id)):
+                raise
+        self._beaten_at = time.monotonic()
+
+    def _tell(self) -> None:
         events, job = self._registry.job_events, self._claim.job.id
         events.append(job, EventKind.LOG, self._log)
         self._log = []
         if (self._stage, self._fraction) != self._told_progress:
-            self._registry.jobs.heartbeat(self._claim, self._fraction)
             events.append(job, EventKind.PROGRESS, [{"stage": self._stage, "progress": self._fraction}])
-            self._told_progress, self._beaten_at = (self._stage, self._fraction), time.monotonic()
+            self._told_progress = (self._stage, self._fraction)
+            self._beat()
 
     def _ended(self, end: dict[str, Any] | None) -> None:
         if end is not None:

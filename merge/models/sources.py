@@ -83,8 +83,7 @@ class Finder:
         """
         if reference in self.steps:
             return Origin(reference, self.steps[reference])
-        path = Path(reference).expanduser()
-        if self.paths and path.exists():
+        if self.paths and (path := _existing(reference)) is not None:
             return Origin(reference, path)
         if "+" in reference:
             return self._with_adapter(reference)
@@ -225,3 +224,12 @@ def _stamp(path: Path) -> Stamp:
         return Stamp.of(path.stat())
     except OSError:
         raise InputChanged(path=str(path)) from None
+
+
+def _existing(reference: str) -> Path | None:
+    """What is at the path `reference`; None where there is nothing, or nothing could be."""
+    try:
+        path = Path(reference).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # longer than a path can be, the home of nobody, a NUL
+        return None

@@ -7,13 +7,16 @@ import math
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from graftwork.errors import OperationFailed
+from graftwork.errors import Cancelled, OperationFailed
 from graftwork.merge.sweep.sweep import MODEL
+
+POLL_SECONDS = 0.1
 
 
 class Evaluation(Protocol):
@@ -32,10 +35,12 @@ class Command:
     """A command whose stdout is, or ends with a line that is, a JSON object of numbers; `{model}` is the folder.
 
     timeout: seconds after which the command and what it started are killed
+    stopped: asked while it runs whether it is to be killed
     """
 
     arguments: tuple[str, ...]
     timeout: float
+    stopped: Callable[[], bool] = lambda: False
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -49,7 +54,7 @@ class Command:
         return {"command": list(self.arguments), "script": stamp}
 
     def measure(self, model: Path, log: Path) -> dict[str, float]:
-        """Run the command. Raises OperationFailed saying how it ended, with the last line of its stderr."""
+        """Run the command. Raises OperationFailed saying how it ended, with the last line of its stderr; Cancelled."""
         arguments = [argument.replace(MODEL, str(model)) for argument in self.arguments]
         with log.open("wb") as errors:
             try:
@@ -59,14 +64,23 @@ class Command:
             except OSError as error:
                 raise self._failed(f"{arguments[0]}: {error.strerror}") from None
             try:
-                printed, _ = child.communicate(timeout=self.timeout)
-            except subprocess.TimeoutExpired:
-                raise self._failed(f"it took longer than {self.timeout:g} s") from None
+                printed = self._wait(child)
             finally:
                 _end(child)
         if child.returncode:
             raise self._failed(_how_it_ended(child.returncode, log))
         return self._read(printed.decode(errors="replace"))
+
+    def _wait(self, child: subprocess.Popen[bytes]) -> bytes:
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                return child.communicate(timeout=max(0.0, min(POLL_SECONDS, deadline - time.monotonic())))[0]
+            except subprocess.TimeoutExpired:
+                if self.stopped():
+                    raise Cancelled(what="The evaluation") from None
+                if time.monotonic() > deadline:
+                    raise self._failed(f"it took longer than {self.timeout:g} s") from None
 
     def _read(self, printed: str) -> dict[str, float]:
         lines = printed.strip().splitlines()

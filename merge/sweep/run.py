@@ -90,18 +90,20 @@ def run_sweep(
     keep_all: bool = False,
     progress: Progress = silent,
     notify: Callable[[Outcome], None] = lambda outcome: None,
+    paths: bool = True,
 ) -> Report:
     """Merge and evaluate every point that has no result yet, and keep the folder of the best (or of all).
 
     notify: called with every outcome as it is known
+    paths:  whether recipes may name folders of this machine
 
     `progress` counts points. A point whose merge or evaluation fails is recorded with its error and tried again by the
     next run. Raises InvalidSweep naming the first point that cannot be planned, before anything is merged; OutputBusy
     when another process works on `out`; and what a full disk or a changed input raises: the next run goes on.
     """
-    keys = _plan_all(points, evaluation, settings, registry)
+    keys = _plan_all(points, evaluation, settings, Finder(registry, paths))
     with _locked(out), ResultLog(out / RESULTS) as log:
-        run = _Run(out, settings, registry, evaluation, objective, log)
+        run = _Run(out, settings, Finder(registry, paths), evaluation, objective, log)
         outcomes: list[Outcome] = []
         for done, (point, key) in enumerate(zip(points, keys, strict=True)):
             progress("points", done, len(points))
@@ -123,12 +125,12 @@ class _Run:
         self,
         out: Path,
         settings: Settings,
-        registry: Registry | None,
+        finder: Finder,
         evaluation: Evaluation,
         objective: Objective,
         log: ResultLog,
     ) -> None:
-        self.out, self.settings, self.registry = out, settings, registry
+        self.out, self.settings, self.finder = out, settings, finder
         self.evaluation, self.objective, self.log = evaluation, objective, log
         for name in (MODELS, LOGS):
             (out / name).mkdir(exist_ok=True)
@@ -154,7 +156,8 @@ class _Run:
         """The merged folder of a point, made where it is not there."""
         folder = self.folder(key)
         if not folder.exists():
-            merge(point.recipe, out=folder, registry=self.registry, settings=self.settings)
+            registry, paths = self.finder.registry, self.finder.paths
+            merge(point.recipe, out=folder, registry=registry, settings=self.settings, paths=paths)
         return folder
 
     def _try(self, point: Point, key: str) -> tuple[Mapping[str, float], str | None]:
@@ -193,16 +196,13 @@ class _Run:
         fresh.replace(link)
 
 
-def _plan_all(
-    points: Sequence[Point], evaluation: Evaluation, settings: Settings, registry: Registry | None
-) -> list[str]:
+def _plan_all(points: Sequence[Point], evaluation: Evaluation, settings: Settings, finder: Finder) -> list[str]:
     """The key of every point: its recipe, the state of its inputs, the evaluation and the version of this program."""
-    finder = Finder(registry)
     states: dict[str, Any] = {}
     keys = []
     for point in points:
         try:
-            plan(point.recipe, settings=settings, registry=registry).close()
+            plan(point.recipe, settings=settings, registry=finder.registry, paths=finder.paths).close()
         except InvalidInput as error:
             raise InvalidSweep(where=f"the point {point.label}", reason=str(error).rstrip(".")) from None
         for reference in point.recipe.references:

@@ -9,10 +9,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graftwork.errors import InvalidRecipe, InvalidSweep, SourceNotFound
+from graftwork.merge.documents import load_yaml
 from graftwork.merge.parameters import explain
 from graftwork.merge.recipe import Recipe, did_you_mean, load_recipe
 from graftwork.merge.sweep.path import Place, parse_path, replaced
@@ -136,13 +136,13 @@ def _check_apart(paths: Mapping[str, Place]) -> None:
 
 def _read(file: Path, expected: str) -> dict[str, Any]:
     try:
-        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+        documents = load_yaml(file.read_text(encoding="utf-8"))
     except OSError:
         raise SourceNotFound(source=str(file), expected=expected) from None
     except UnicodeDecodeError:
         raise InvalidSweep(where=str(file), reason="the file is not text in UTF-8") from None
-    except yaml.YAMLError as error:
-        raise InvalidSweep(where=str(file), reason=" ".join(str(error).split())) from None
+    except ValueError as error:
+        raise InvalidSweep(where=str(file), reason=str(error)) from None
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise InvalidSweep(where=str(file), reason=f"expected {expected}: one mapping")
     return documents[0]
@@ -150,7 +150,7 @@ def _read(file: Path, expected: str) -> dict[str, Any]:
 
 def _first_problem(error: ValidationError) -> InvalidSweep:
     problem = error.errors(include_url=False)[0]
-    place = [str(step) for step in problem["loc"]]
+    place = [str(step) for step in problem["loc"]] or ["the top"]
     if problem["type"] == "extra_forbidden" and place[0] != "grid":
         known = Judge.model_fields if place[0] == "evaluate" else _Document.model_fields
         reason = f"there is no such key; there is {did_you_mean(place[-1], known)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -141,35 +143,76 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("version_id", "mark", name="pk_marks"),
     )
     op.create_index("ix_marks_cause_id", "marks", ["cause_id"], unique=False)
+    op.add_column("artifacts", sa.Column("namespace_key", sa.String(length=96), server_default="", nullable=False))
+    op.execute("UPDATE artifacts SET namespace_key = lower(namespace)")
+    op.create_index("ix_artifacts_namespace_key_key", "artifacts", ["namespace_key", "key"], unique=False)
+    op.create_index("ix_artifacts_kind_key", "artifacts", ["kind", "key"], unique=False)
     op.add_column("artifacts", sa.Column("private", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("blobs", sa.Column("generation", sa.Integer(), server_default=sa.text("0"), nullable=False))
+    op.add_column("blobs", sa.Column("stored", sa.Boolean(), server_default=sa.false(), nullable=False))
+    op.add_column("blobs", sa.Column("touched_at", sa.Double(), nullable=True))
     op.add_column("blobs", sa.Column("condemned_at", sa.Double(), nullable=True))
+    op.execute("UPDATE blobs SET stored = true, touched_at = created_at")
+    op.create_index("ix_blobs_touched_at", "blobs", ["touched_at"], unique=False)
     op.create_index("ix_blobs_condemned_at", "blobs", ["condemned_at"], unique=False)
     op.add_column("evaluations", sa.Column("dataset_digest", sa.String(length=64), nullable=True))
     op.add_column("evaluations", sa.Column("job_id", sa.String(length=32), nullable=True))
+    op.add_column("evaluations", sa.Column("key", sa.String(length=64), server_default="", nullable=False))
+    op.create_index("ix_evaluations_key", "evaluations", ["key"], unique=False)
     op.add_column("jobs", sa.Column("owner", sa.String(length=96), server_default="", nullable=False))
+    op.add_column("jobs", sa.Column("grants", sa.JSON(), nullable=True))
     op.add_column("jobs", sa.Column("started_at", sa.Double(), nullable=True))
     op.add_column("schedules", sa.Column("time_zone", sa.String(length=64), server_default="UTC", nullable=False))
     op.add_column("schedules", sa.Column("catch_up", sa.String(length=16), server_default="one", nullable=False))
     op.add_column("schedules", sa.Column("overlap", sa.String(length=16), server_default="skip", nullable=False))
     op.add_column("schedules", sa.Column("priority", sa.Integer(), server_default=sa.text("0"), nullable=False))
     op.add_column("schedules", sa.Column("owner", sa.String(length=96), server_default="", nullable=False))
+    op.add_column("schedules", sa.Column("grants", sa.JSON(), nullable=True))
+
+    _index_trigrams()
+
+
+def _index_trigrams() -> None:
+    """On PostgreSQL, find parts of names by an index, where its extension pg_trgm may be used; else by reading all."""
+    connection = op.get_bind()
+    if connection.dialect.name != "postgresql":
+        return
+    available = "SELECT 1 FROM pg_available_extensions WHERE name = 'pg_trgm'"
+    if connection.scalar(sa.text(available)) is None:
+        return
+    with suppress(sa.exc.DBAPIError), connection.begin_nested():  # not everybody may add extensions
+        connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS pg_trgm WITH SCHEMA public"))
+        where = "SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'pg_trgm'"
+        schema = connection.scalar(sa.text(where))
+        index = f'CREATE INDEX ix_artifacts_trigrams ON artifacts USING gin (key "{schema}".gin_trgm_ops)'
+        connection.execute(sa.text(index))
 
 
 def downgrade() -> None:
+    op.execute("DROP INDEX IF EXISTS ix_artifacts_trigrams")
+    op.drop_column("schedules", "grants")
     op.drop_column("schedules", "owner")
     op.drop_column("schedules", "priority")
     op.drop_column("schedules", "overlap")
     op.drop_column("schedules", "catch_up")
     op.drop_column("schedules", "time_zone")
     op.drop_column("jobs", "started_at")
+    op.drop_column("jobs", "grants")
     op.drop_column("jobs", "owner")
+    op.drop_index("ix_evaluations_key", table_name="evaluations")
+    op.drop_column("evaluations", "key")
     op.drop_column("evaluations", "job_id")
     op.drop_column("evaluations", "dataset_digest")
     op.drop_index("ix_blobs_condemned_at", table_name="blobs")
     op.drop_column("blobs", "condemned_at")
+    op.drop_index("ix_blobs_touched_at", table_name="blobs")
+    op.drop_column("blobs", "touched_at")
+    op.drop_column("blobs", "stored")
     op.drop_column("blobs", "generation")
     op.drop_column("artifacts", "private")
+    op.drop_index("ix_artifacts_kind_key", table_name="artifacts")
+    op.drop_index("ix_artifacts_namespace_key_key", table_name="artifacts")
+    op.drop_column("artifacts", "namespace_key")
     op.drop_index("ix_marks_cause_id", table_name="marks")
     op.drop_table("marks")
     op.drop_index("ix_job_events_job_id_id", table_name="job_events")

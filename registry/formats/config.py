@@ -58,9 +58,9 @@ def refuse_code(config: object, label: str) -> None:
             raise UnsafeFile(path=label, reason=f"its {key} asks for code to be run")
         if key in ATTENTION_KEYS and isinstance(value, str) and "/" in value:
             raise UnsafeFile(path=label, reason=f"its {key} {value!r} asks for code to be fetched")
-        if key in ("parent_library", "megatron_core") and isinstance(value, str):
-            if value.partition(".")[0] not in LIBRARIES:
-                raise UnsafeFile(path=label, reason=f"its {key} {value!r} asks for code to be imported")
+        is_module = key in ("parent_library", "megatron_core") and isinstance(value, str)
+        if is_module and str(value).partition(".")[0] not in LIBRARIES:
+            raise UnsafeFile(path=label, reason=f"its {key} {value!r} asks for code to be imported")
 
 
 def check_configs(root: Path, files: tuple[str, ...]) -> None:

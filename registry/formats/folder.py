@@ -53,7 +53,7 @@ def list_files(root: Path, *, links_to: Path | None = None) -> tuple[str, ...]:
 
 
 class Spellings:
-    """Paths that stay apart on every disk, whatever it makes of case and of Unicode's several ways to write a letter."""
+    """Paths that stay apart on every disk, whatever it makes of case and of Unicode's ways to write a letter."""
 
     def __init__(self) -> None:
         self._files: dict[str, str] = {}
@@ -65,7 +65,7 @@ class Spellings:
         for end in range(1, len(parts)):
             folder = "/".join(parts[:end])
             self._claim(folder, relative, self._folders, self._files)
-        if relative in self._files.values():
+        if self._files.get(fold(relative)) == relative:
             raise UnsafeFile(path=relative, reason="it is there twice")
         self._claim(relative, relative, self._files, self._folders)
 
@@ -83,6 +83,15 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
+def is_taken(relative: str) -> bool:
+    """Whether a file of that path is taken, or passed over. Raises UnsafeFile for one that is refused."""
+    path = Path(check_path(relative))
+    if any(_is_ignored(Path(part)) for part in path.parts):
+        return False
+    check_kind(relative)
+    return True
+
+
 def check_path(relative: str) -> str:
     """`relative`, if it can be a path inside a version. Raises UnsafeFile."""
     parts = relative.split("/")
@@ -97,12 +106,16 @@ def check_path(relative: str) -> str:
 
 def _walk(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in IGNORED_NAMES or path.suffix.lower() in IGNORED_SUFFIXES:
+        if _is_ignored(path):
             continue
         if path.is_dir() and not path.is_symlink():
             yield from _walk(path)
         else:
             yield path
+
+
+def _is_ignored(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in IGNORED_NAMES or path.suffix.lower() in IGNORED_SUFFIXES
 
 
 def check_kind(relative: str) -> None:

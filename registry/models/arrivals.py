@@ -64,19 +64,3 @@ class CommitRow(Table):
     digest: Mapped[str | None] = mapped_column(String(64))
     message: Mapped[str] = mapped_column(String(1024))
     created_at: Mapped[float]
-
-
-class RepositoryObjectRow(Table):
-    """Bytes that arrived for a repository, before a commit names them: a whole object (`number` 0), or one of its parts.
-
-    `oid` is the SHA-256 of the object, `sha256` that of the blob that is stored.
-    """
-
-    __tablename__ = "repository_objects"
-
-    repository_id: Mapped[int] = mapped_column(ForeignKey("repositories.id"), primary_key=True)
-    oid: Mapped[str] = mapped_column(String(64), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True)
-    sha256: Mapped[str] = mapped_column(String(64), index=True)
-    size: Mapped[int] = mapped_column(BigInteger)
-    stored_at: Mapped[float] = mapped_column(Double, index=True)

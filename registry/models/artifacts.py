@@ -24,12 +24,14 @@ from graftwork.registry.models.table import Key, Table
 
 
 class ArtifactRow(Table):
-    """A named line of versions of one kind. `key` is the name in lower case."""
+    """A named line of versions of one kind. `key` is the name in lower case, `namespace_key` its first half."""
 
     __tablename__ = "artifacts"
+    __table_args__ = (Index(None, "namespace_key", "key"), Index(None, "kind", "key"))
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     key: Mapped[str] = mapped_column(String(193), unique=True)
+    namespace_key: Mapped[str] = mapped_column(String(96), server_default="")
     namespace: Mapped[str] = mapped_column(String(96))
     name: Mapped[str] = mapped_column(String(96))
     kind: Mapped[str] = mapped_column(String(32), index=True)
@@ -172,7 +174,10 @@ class MarkRow(Table):
 
 
 class EvaluationRow(Table):
-    """A score of a version on a dataset."""
+    """A score of a version on a dataset, or by a command of the operator's.
+
+    `key` is a digest of all that the value depends on, so that the same evaluation is found and not run again.
+    """
 
     __tablename__ = "evaluations"
 
@@ -183,5 +188,6 @@ class EvaluationRow(Table):
     metric: Mapped[str] = mapped_column(String(96))
     value: Mapped[float]
     job_id: Mapped[str | None] = mapped_column(String(32))
+    key: Mapped[str] = mapped_column(String(64), server_default="", index=True)
     details: Mapped[dict[str, Any]]
     created_at: Mapped[float]

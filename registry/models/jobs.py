@@ -33,12 +33,16 @@ class ScheduleRow(Table):
     overlap: Mapped[str] = mapped_column(String(16), server_default="skip")
     priority: Mapped[int] = mapped_column(server_default=text("0"))
     owner: Mapped[str] = mapped_column(String(96), server_default="")
+    grants: Mapped[dict[str, Any] | None]
     next_at: Mapped[float]
     created_at: Mapped[float]
 
 
 class JobRow(Table):
-    """Work held by lease. `fence` grows with every claim, so that a worker that lost its lease cannot write."""
+    """Work held by lease. `fence` grows with every claim, so that a worker that lost its lease cannot write.
+
+    `grants` are those of whoever asked for it; null where nobody was asked for a token.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -63,6 +67,7 @@ class JobRow(Table):
     cancel_requested: Mapped[bool] = mapped_column(Boolean)
     progress: Mapped[float]
     owner: Mapped[str] = mapped_column(String(96), server_default="")
+    grants: Mapped[dict[str, Any] | None]
     started_at: Mapped[float | None]
     result: Mapped[dict[str, Any] | None]
     error_code: Mapped[str | None] = mapped_column(String(64))

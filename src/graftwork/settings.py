@@ -16,7 +16,9 @@ KERNEL_CHOICES = ("auto", "native", "reference")
 TEXTS = frozenset(
     {
         "database_url",
+        "storage_url",
         "tenant_weights",
+        "evaluators",
         "kernels",
         "host",
         "engine",
@@ -26,19 +28,34 @@ TEXTS = frozenset(
         "url",
         "token",
         "auth",
+        "log_format",
+        "log_level",
+        "trace_url",
     }
 )
 ENGINE_CHOICES = ("embedded", "vllm")
 AUTH_CHOICES = ("auto", "required", "off")
-CHOICES = {"kernels": KERNEL_CHOICES, "engine": ENGINE_CHOICES, "auth": AUTH_CHOICES}
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+CHOICES = {
+    "kernels": KERNEL_CHOICES,
+    "engine": ENGINE_CHOICES,
+    "auth": AUTH_CHOICES,
+    "log_format": LOG_FORMATS,
+    "log_level": LOG_LEVELS,
+}
+MAY_BE_ZERO = frozenset({"requests_per_second"})
 SIZES = frozenset(
     {
         "memory",
         "cache_bytes",
+        "storage_cache_bytes",
         "job_memory",
         "max_adapter_bytes",
+        "max_body_bytes",
         "max_checkpoint_bytes",
         "upload_part_bytes",
+        "hub_inline_bytes",
         "adapter_form_bytes",
         "adapter_host_bytes",
     }
@@ -72,6 +89,12 @@ class Settings:
     """Where the database, the blobs and everything else that lasts is kept."""
     database_url: str = ""
     """An SQLAlchemy URL; empty for SQLite in `home`."""
+    storage_url: str = ""
+    """Where blobs are: empty for files in `home`, or `s3://BUCKET/PREFIX?endpoint_url=URL&region=NAME&downloads=proxy`."""
+    storage_cache_bytes: int = 20_000_000_000
+    """Bytes of blobs of an object storage that are kept in `home` after they were used."""
+    gc_grace_seconds: int = 86_400
+    """How long bytes stay after the last use of them, and again after garbage collection condemned them."""
     kernels: str = "auto"
     """Which kernels may run: `auto` (the fastest that fits), `native` (never Triton), `reference` (plain torch)."""
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -80,12 +103,18 @@ class Settings:
     """Bytes a merge may hold in buffers."""
     job_memory: int = 0
     """Bytes of data the process of a job may hold before it fails; 0 is no limit."""
+    evaluators: str = ""
+    """Commands that judge models: `name=command {model}`, several with semicolons between them."""
+    evaluator_seconds: int = 3600
+    """How long such a command may run."""
     host: str = "127.0.0.1"
     port: int = 8000
     max_adapter_bytes: int = 4_000_000_000
     """The largest adapter the API takes in one upload."""
     max_checkpoint_bytes: int = 400_000_000_000
     """The largest checkpoint the API takes, in parts or in one request."""
+    hub_inline_bytes: int = 32_000_000
+    """The largest file that a commit of the Hub's clients carries itself; larger ones come by Git LFS before it."""
     upload_part_bytes: int = 16_777_216
     """The size of the parts in which a large upload is sent; larger where its files would have over 10,000 parts."""
     upload_hours: int = 24
@@ -148,6 +177,19 @@ class Settings:
     auth: str = "auto"
     """Whether requests need a bearer token: `required`, `off`, or `auto`: unless `host` is loopback."""
 
+    requests_per_second: int = 0
+    """Requests that one owner of tokens may send on average before being answered 429; 0 for any number."""
+    request_burst: int = 50
+    """How many of them may come at once."""
+    max_body_bytes: int = 16_000_000
+    """The largest JSON body; uploads have limits of their own."""
+    log_format: str = "text"
+    """How the log is written: `text`, or `json` for one object a line."""
+    log_level: str = "info"
+    """From which level on: `debug`, `info`, `warning` or `error`."""
+    trace_url: str = ""
+    """Where traces are sent by OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`; needs the extra `otel`."""
+
     @property
     def authenticated(self) -> bool:
         """Whether requests need a bearer token."""
@@ -182,7 +224,11 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables from which `load_settings` makes these settings again, in another process."""
+    """The environment of a process to start, in which `load_settings` makes these settings again."""
+    return {**os.environ, **_variables(settings)}
+
+
+def _variables(settings: Settings) -> dict[str, str]:
     return {PREFIX + field.name.upper(): str(getattr(settings, field.name)) for field in fields(settings)}
 
 
@@ -206,6 +252,6 @@ def _parse(variable: str, name: str, text: str) -> object:
             return parse_size(text)
         except ValueError as error:
             raise InvalidSetting(name=variable, value=text, expected=error) from None
-    if not text.isdecimal() or int(text) == 0:
+    if not text.isdecimal() or (int(text) == 0 and name not in MAY_BE_ZERO):
         raise InvalidSetting(name=variable, value=text, expected="a positive whole number")
     return int(text)

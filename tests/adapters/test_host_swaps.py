@@ -13,9 +13,11 @@ import torch
 from graftwork.adapters import engines
 from graftwork.adapters.admission import give_back
 from graftwork.adapters.engine.sequence import Request, Sampling
+from graftwork.adapters.experts.selection import selection_digest
 from graftwork.adapters.host import Admission, Host
 from graftwork.adapters.watcher import follow_once, run_watcher
 from graftwork.errors import InvalidRequest, ModelNotFound, NoAdapterCapacity, NotFound, Overloaded
+from graftwork.registry.expert_sets import Member, create_expert_set
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
@@ -113,6 +115,20 @@ def test_what_is_kept_follows_its_alias(host: Host, registry: Registry, versions
     assert not any(each.kept for each in residency.occupants)
     with pytest.raises(InvalidRequest, match="team/base@v1 is a base"):
         host.keep("team/base@v1")
+
+
+def test_of_an_expert_set_with_tasks_what_is_kept_is_what_serves_it(
+    host: Host, registry: Registry, versions: dict[str, Version]
+) -> None:
+    router = {"kind": "task-table", "tasks": {"first": [1.0], "second": [0.5]}}
+    kept = create_expert_set(registry, Name.parse("team/set"), [Member("one", Ref.parse("team/skill@v1"))], router)
+    residency = host.admit("team/base").engine.residency
+    host.keep("team/set@v1")
+    wait_until(lambda: not residency.is_busy)
+    first = selection_digest(kept.digest, "first")
+    assert [(each.digest, each.kept) for each in residency.occupants] == [(first, True)]
+    assert host.let_go("team/set@v1")
+    assert [each.kept for each in residency.occupants] == [False]
 
 
 def test_a_withdrawn_version_takes_no_requests_and_ends_those_it_has_in_time(

@@ -82,6 +82,13 @@ def until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
     return found
 
 
+def ended(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def job_processes() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
@@ -116,7 +123,7 @@ def test_a_worker_that_stops_gives_its_job_back_and_one_that_is_killed_takes_its
     (child,) = until(job_processes)
     worker.kill()
     worker.wait()
-    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: ended(child))
     assert registry.jobs.get(job.id).state is State.RUNNING
 
 
@@ -164,7 +171,7 @@ def test_what_happened_to_a_job_is_told_in_order(registry: Registry, settings: S
 
 
 def test_a_payload_that_its_kind_does_not_take_is_refused(registry: Registry) -> None:
-    with pytest.raises(InvalidRequest, match="there is no kind of job 'dance'; there is merge"):
+    with pytest.raises(InvalidRequest, match=r"there is no kind of job 'dance'; there is .*merge"):
         submit(registry, "dance", {})
     with pytest.raises(InvalidRequest, match="source"):
         submit(registry, "import", {"source": "/etc/passwd", "name": "acme/llama"})

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import tempfile
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,58 +11,10 @@ import pytest
 
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
+from graftwork.testing.object_storage import ObjectStorage
+from graftwork.testing.postgres import PostgresServer
 
 HIDDEN = 32
-
-
-@dataclass(frozen=True)
-class PostgresServer:
-    """A running server that belongs to the test session."""
-
-    url: str
-
-    def new_schema(self) -> str:
-        """A URL under which the database is empty: a schema of its own, made in less time than a database."""
-        import psycopg
-
-        name = "graftwork_" + uuid.uuid4().hex
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(f"CREATE SCHEMA {name}".encode())
-        return f"{self.url}&options=-csearch_path%3D{name}"
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    pytest.importorskip("psycopg", reason="psycopg is not installed (the extra 'postgres')")
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed on this machine")
-    folder = Path(tempfile.mkdtemp(prefix="gw-pg-"))
-    prefix: list[str] = []
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres", "postgres")
-        prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    data = folder / "data"
-
-    def run(program: str, *arguments: str) -> None:
-        command = [*prefix, str(programs / program), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
-
-    run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync", "--encoding=UTF8", "--locale=C")
-    options = f"-c fsync=off -c listen_addresses='' -c max_connections=50 -k {folder}"
-    run("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
-    try:
-        yield PostgresServer(f"postgresql://postgres@/postgres?host={folder}")
-    finally:
-        run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(folder)
-
-
-def _postgres_programs() -> Path | None:
-    if found := shutil.which("initdb"):
-        return Path(found).parent
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
-    return folders[-1] if folders else None
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -77,6 +24,15 @@ def database(request: pytest.FixtureRequest) -> str:
         return ""
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.new_schema()
+
+
+@pytest.fixture(params=["files", "s3"])
+def storage(request: pytest.FixtureRequest) -> str:
+    """A storage URL for Settings: empty for files in the home."""
+    if request.param == "files":
+        return ""
+    server: ObjectStorage = request.getfixturevalue("object_storage")
+    return server.new_prefix()
 
 
 @pytest.fixture

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import insert, select
 
-from graftwork.errors import RevisionNotFound
+from graftwork.errors import RevisionNotFound, VersionInUse, VersionQuarantined
+from graftwork.registry.access import Access, acting_for
 from graftwork.registry.catalog import FileEntry, Kind, Parent, Version
+from graftwork.registry.grants import Grants
 from graftwork.registry.lineage import Direction, Graph
-from graftwork.registry.refs import Name
+from graftwork.registry.models import EdgeRow, VersionRow
+from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 
 
@@ -32,7 +36,7 @@ def versions(registry: Registry) -> dict[str, Version]:
 
 
 def names(graph: Graph) -> set[str]:
-    return {node.name.name for node in graph.nodes}
+    return {Ref.parse(node.refs[0]).name.name for node in graph.nodes}
 
 
 def test_neighbours_are_found_both_ways(registry: Registry, versions: dict[str, Version]) -> None:
@@ -74,3 +78,76 @@ def test_a_graph_reaches_as_far_as_asked(
 def test_a_digest_that_is_not_here_has_no_graph(registry: Registry) -> None:
     with pytest.raises(RevisionNotFound):
         registry.lineage.graph("0" * 64)
+
+
+def test_content_under_two_names_is_one_node_with_both_and_what_was_decided_about_them(registry: Registry) -> None:
+    base = add(registry, "base")
+    files = list(base.files)
+    twin = registry.catalog.register(Name("other", "copy"), Kind.BASE, files)
+    child = add(registry, "child", base)
+    registry.marks.quarantine(base, actor="ada", reason="poisoned")
+    root, below = registry.lineage.graph(twin.digest).nodes
+    assert (root.refs, below.refs) == (("acme/base@v1", "other/copy@v1"), ("acme/child@v1",))
+    assert [(mark.ref, mark.cause) for mark in root.marks] == [
+        ("acme/base@v1", None),
+        ("other/copy@v1", "acme/base@v1"),
+    ]
+    assert [(mark.mark, mark.cause) for mark in below.marks] == [("quarantined", "acme/base@v1")]
+    registry.marks.withdraw(child, actor="ada", reason="gone")
+    assert registry.lineage.find("acme/child@v1") == child
+    assert {mark.mark for mark in registry.lineage.graph(child.digest, 0).nodes[0].marks} == {
+        "quarantined",
+        "withdrawn",
+    }
+
+
+def test_only_some_relations_are_followed(registry: Registry, versions: dict[str, Version]) -> None:
+    graph = registry.lineage.graph(versions["again"].digest, direction="up", relations=["merge_input"])
+    assert names(graph) == {"again", "merged", "a", "b"}
+    assert {edge.relation for edge in graph.edges} == {"merge_input"}
+
+
+def test_private_versions_of_others_are_nodes_without_a_name(registry: Registry, versions: dict[str, Version]) -> None:
+    secret = registry.catalog.register(
+        Name("secret", "deep"),
+        Kind.CHECKPOINT,
+        list(versions["a"].files),
+        parents=[Parent(versions["merged"].digest, "merge_input")],
+    )
+    last = add(registry, "last", secret)
+    registry.catalog.set_private(Name("secret", "deep"), True)
+    registry.marks.quarantine(secret, actor="ada", reason="confidential")
+    with acting_for(Access("eve", Grants.parse({"acme": ["write"]}))):
+        nodes = {
+            node.digest: node for node in registry.lineage.graph(versions["merged"].digest, direction="down").nodes
+        }
+        assert (nodes[secret.digest].refs, nodes[secret.digest].marks) == ((), ())
+        assert nodes[last.digest].refs == ("acme/last@v1",)
+        assert nodes[last.digest].marks[0].cause is None
+        assert nodes[last.digest].marks[0].cause_digest == secret.digest
+        with pytest.raises(VersionQuarantined, match=r"because of a private version \(" + secret.digest[:12]):
+            registry.marks.require_usable(last)
+        with pytest.raises(VersionInUse, match=r"a private version \(" + secret.digest[:12]):
+            registry.marks.withdraw(versions["merged"], actor="eve", reason="")
+        assert {entry.ref for entry in registry.marks.entries()} == {"acme/last@v1"}
+
+
+def test_a_wide_graph_is_found_in_few_queries_and_cut_where_asked(
+    registry: Registry, versions: dict[str, Version]
+) -> None:
+    base, count = versions["base"], 2500
+    with registry.database.write() as session:
+        artifact_id = session.scalars(select(VersionRow).where(VersionRow.digest == base.digest)).one().artifact_id
+        made = [
+            {"artifact_id": artifact_id, "number": number, "digest": f"{number:064x}", "details": {}, "created_at": 0.0}
+            for number in range(2, count + 2)
+        ]
+        ids = session.scalars(insert(VersionRow).returning(VersionRow.id), made).all()
+        edges = [{"child_id": id_, "position": 0, "parent": base.digest, "relation": "base"} for id_ in ids]
+        session.execute(insert(EdgeRow), edges)
+    graph = registry.lineage.graph(base.digest, direction="down")
+    assert (len(graph.nodes), len(graph.edges), graph.truncated) == (count + 5, count + 5, False)
+    assert len(registry.marks.quarantine(base, actor="ada", reason="")) == count + 5
+    cut = registry.lineage.graph(base.digest, direction="down", limit=100)
+    assert (len(cut.edges), cut.truncated) == (100, True)
+    assert len(registry.marks.lift(base, actor="ada", reason="")) == count + 5

@@ -132,13 +132,21 @@ def test_the_audit_log_says_who_did_what_in_which_request(registry: Registry, ma
     request_id.reset(token)
     registry.marks.lift(a, actor="eve", reason="")
     registry.tags.set(a.name, ["t"], actor="eve")
+    registry.aliases.set(a.name, "prod", a.digest, actor="eve", reason="good")
+    registry.aliases.delete(a.name, "prod", actor="eve")
     entries = registry.audit.entries()
     assert [(entry.actor, entry.action, entry.target, entry.request) for entry in entries] == [
+        ("eve", "alias.delete", "x/a@prod", None),
+        ("eve", "alias.move", "x/a@prod", None),
         ("eve", "artifact.tags", "x/a", None),
         ("eve", "version.lift", "x/a@v1", None),
         ("ada", "version.quarantine", "x/a@v1", "r-1"),
+        ("", "version.register", "x/a@v1", None),
     ]
-    assert entries[2].details == {"digest": a.digest, "reason": "poisoned"}
-    assert len(registry.audit.entries(target="x/a")) == 3
-    assert registry.audit.entries(target="x") == registry.audit.entries()
-    assert registry.audit.entries(actor="ada", before=entries[2].id) == []
+    assert entries[1].details == {"before": None, "after": a.digest, "reason": "good"}
+    assert entries[4].details == {"digest": a.digest, "reason": "poisoned"}
+    assert len(registry.audit.entries(target="x/a")) == 6
+    assert registry.audit.entries(target="x") == entries
+    assert registry.audit.entries(action="alias") == entries[:2]
+    assert registry.audit.entries(action="alias.move") == entries[1:2]
+    assert registry.audit.entries(actor="ada", before=entries[4].id) == []

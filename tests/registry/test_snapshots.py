@@ -45,6 +45,19 @@ def test_a_snapshot_holds_the_files_of_the_version(local_registry: Registry, ver
     assert read_checkpoint(folder).files == tuple(file.path for file in version.files)
 
 
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_snapshot_that_a_power_failure_left_in_pieces_is_made_again(
+    local_registry: Registry, version: Version, tmp_path: Path, left: bytes | None
+) -> None:
+    folder = materialise(local_registry, version)
+    broken = folder / version.files[-1].path
+    broken.unlink()
+    if left is not None:
+        broken.write_bytes(left)
+    assert tree(materialise(local_registry, version)) == tree(tmp_path / "source")
+    assert materialise(local_registry, version) == folder
+
+
 def test_a_snapshot_loads_in_transformers(local_registry: Registry, version: Version, family: dict[str, Path]) -> None:
     import torch
     from transformers import LlamaForCausalLM

@@ -3,30 +3,59 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, model_validator
 from sqlalchemy.orm import Session
 
-from graftwork.errors import HubUnavailable, InputChanged
-from graftwork.merge.jobs.kind import Kind
+from graftwork.errors import AliasConflict, HubUnavailable, InputChanged
+from graftwork.merge.evaluation.gate import Gate
+from graftwork.merge.evaluation.yardstick import find_dataset
+from graftwork.merge.jobs.kind import Fired, Kind
+from graftwork.merge.jobs.promotion import built, promote
+from graftwork.merge.jobs.selection import check_recipe, chosen
 from graftwork.merge.jobs.submit import outcome_of, submit
 from graftwork.merge.jobs.work import Work
 from graftwork.merge.models.sources import HUB, Finder
 from graftwork.merge.plan import plan
 from graftwork.merge.publish import artifact_name, publish
 from graftwork.merge.recipe import Recipe, digest, load_recipe
+from graftwork.registry.access import require
+from graftwork.registry.grants import Scope
+from graftwork.registry.importer import Also
 from graftwork.registry.jobs import Job
+from graftwork.registry.refs import Name, check_alias
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import Version
 from graftwork.settings import Settings
 
 
-class MergeOrder(BaseModel):
-    """A recipe whose references are pinned, and the artifact that its result belongs to."""
+class MergeTemplate(BaseModel):
+    """What a schedule makes merges of: a recipe that may choose its models by a query, and what becomes of the result.
+
+    With `promote`, that alias moves to the result, once the gate (if there is one) lets it through.
+    """
+
+    model_config = ConfigDict(extra="forbid")
 
     name: str
     recipe: dict[str, Any]
+    promote: str | None = None
+    gate: Gate | None = None
+
+    @model_validator(mode="after")
+    def _gates_a_promotion(self) -> Self:
+        if self.gate is not None and self.promote is None:
+            raise ValueError("a gate needs promote, the alias that it guards")
+        if check_recipe(self.recipe).output.aliases and self.promote is not None:
+            raise ValueError("recipe.output.aliases move as soon as it is built; give either them or promote")
+        if self.promote is not None:
+            check_alias(self.promote)
+        return self
+
+
+class MergeOrder(MergeTemplate):
+    """A merge whose references are pinned, and the artifact that its result belongs to."""
 
 
 def submit_merge(
@@ -45,6 +74,7 @@ def submit_merge(
     it is raised here, as `plan` does; what is on the Hub is fetched by the worker. Folders are not accepted as models.
     """
     target = artifact_name(recipe, name)
+    require(Scope.WRITE, target.namespace)
     pinned = pin(recipe, Finder(registry, paths=False))
     if not any(reference.startswith(HUB) for reference in _references(pinned)):
         plan(pinned, settings=settings, registry=registry, paths=False).close()
@@ -70,19 +100,46 @@ def pin(recipe: Recipe, finder: Finder) -> Recipe:
 
 
 def run(work: Work, order: MergeOrder) -> None:
-    """Merge and register, and end the job in the same transaction."""
+    """Merge and register, and end the job in the same transaction; that of a promotion is the alias's."""
+    if order.promote is not None:
+        recipe = load_recipe(order.recipe)
+        version = built(work.registry, Name.parse(order.name), digest(recipe)) or _build(work, order, None)
+        promote(work, version, order.promote, order.gate)
+        return
 
     def finish(session: Session, version: Version) -> None:
         work.finish(session, outcome_of(version))
 
-    publish(
+    _build(work, order, finish)
+
+
+def fire(registry: Registry, template: MergeTemplate) -> Fired:
+    """The merge of the versions that are meant now; skipped when the same recipe was built before.
+
+    Raises InvalidRecipe, Forbidden, and what resolving raises.
+    """
+    target = Name.parse(template.name)
+    require(Scope.WRITE, target.namespace)
+    recipe = pin(load_recipe(chosen(registry, template.recipe)), Finder(registry, paths=False))
+    gate = template.gate
+    if gate is not None and gate.dataset is not None:
+        gate = gate.model_copy(update={"dataset": find_dataset(registry, gate.dataset).ref})
+    plain = recipe.model_dump(mode="json", exclude_defaults=True)
+    order = MergeOrder(name=str(target), recipe=plain, promote=template.promote, gate=gate)
+    same = built(registry, target, digest(recipe))
+    skipped = None if same is None else f"the recipe {digest(recipe)[:12]} was built before, as {same.ref}"
+    return Fired(order.model_dump(mode="json"), skipped)
+
+
+def _build(work: Work, order: MergeOrder, also: Also | None) -> Version:
+    return publish(
         load_recipe(order.recipe),
         registry=work.registry,
         settings=work.settings,
         progress=work.progress,
         name=order.name,
         paths=False,
-        also=finish,
+        also=also,
         keep=lambda: work.stopping,
     )
 
@@ -95,6 +152,8 @@ KIND = Kind(
     name="merge",
     payload=MergeOrder,
     run=run,
-    shares={"measure": (0.0, 0.3), "merge": (0.3, 0.6), "import": (0.9, 0.1)},
-    retried=(InputChanged, HubUnavailable),
+    shares={"measure": (0.0, 0.3), "merge": (0.3, 0.4), "import": (0.7, 0.1), "evaluate": (0.8, 0.2)},
+    retried=(InputChanged, HubUnavailable, AliasConflict),
+    template=MergeTemplate,
+    fire=fire,
 )

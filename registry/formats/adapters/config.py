@@ -135,7 +135,10 @@ def _pattern(raw: Mapping[str, object], option: str, path: Path) -> list[tuple[s
 def _ada_ranks(raw: Mapping[str, object], path: Path) -> dict[str, int]:
     """AdaLoRA's pattern says of every unit of `MODULE.lora_E` whether it was kept."""
     ranks = {}
-    for key, kept in (raw.get("rank_pattern") or {}).items():  # type: ignore[attr-defined]
+    pattern = raw.get("rank_pattern") or {}
+    if not isinstance(pattern, dict):
+        raise InvalidAdapter(path=str(path), reason="its rank_pattern is not a map")
+    for key, kept in pattern.items():
         if not isinstance(kept, list) or not all(isinstance(unit, bool) for unit in kept):
             reason = f"its rank_pattern[{key!r}] is not a list of true and false"
             raise InvalidAdapter(path=str(path), reason=reason)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from graftwork.api.schemas.artifacts import ArtifactOut
 from graftwork.api.schemas.versions import VersionDetail
+from graftwork.cli.evaluating import show_evaluations
 from graftwork.cli.options import home_option, json_option
 from graftwork.cli.render import age, console, count, digest, kind, print_json, say, show_table, size, table
 from graftwork.registry.registry import Registry
@@ -132,6 +133,8 @@ def _show(version: VersionDetail) -> None:
             weight = "" if parent.weight is None else f"{parent.weight:g}"
             parents.add_row(parent.ref or "not here", parent.relation.replace("_", " "), weight, digest(parent.digest))
         show_table(parents)
+    if version.evaluations:
+        show_evaluations(version.evaluations)
     files = table("file", "size", "sha256", right=("size",))
     for file in version.files:
         files.add_row(file.path, size(file.size), digest(file.sha256))

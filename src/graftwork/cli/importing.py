@@ -36,10 +36,10 @@ def import_(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Register a checkpoint or an adapter.
+    """Register a checkpoint, an adapter or a dataset.
 
-    SOURCE is a checkpoint folder, a PEFT adapter folder, a .safetensors file or hf:ORG/NAME[@REVISION]. An adapter is
-    checked against its base, tensor by tensor.
+    SOURCE is a checkpoint folder, a PEFT adapter folder, a .safetensors or .jsonl file or hf:ORG/NAME[@REVISION]. An
+    adapter is checked against its base, tensor by tensor; a dataset, line by line.
 
     \b
     Example:

@@ -46,7 +46,7 @@ def jobs(job_id: str | None, cancel: bool, follow: bool, limit: int, home: Path 
     if as_json:
         print_json(found[0] if job_id is not None else found)
     elif found:
-        _show(found)
+        show_jobs(found)
     else:
         say("There are no jobs.")
 
@@ -73,7 +73,8 @@ def _told(event: JobEvent) -> str:
             return f"{event.data['state']} (attempt {event.data['attempt']})"
 
 
-def _show(found: list[JobOut]) -> None:
+def show_jobs(found: list[JobOut]) -> None:
+    """A table of jobs."""
     grid = table("id", "kind", "state", "progress", "created", "outcome", right=("progress",))
     for job in found:
         grid.add_row(
@@ -90,4 +91,5 @@ def _show(found: list[JobOut]) -> None:
 def _outcome(job: JobOut) -> str:
     if job.error is not None:
         return job.error.message
-    return ", ".join(f"{key} {value}" for key, value in (job.result or {}).items())
+    told = (job.result or {}).items()
+    return ", ".join(f"{key} {value}" for key, value in told if not isinstance(value, (list, dict)))

@@ -25,22 +25,35 @@ class Entry:
 
 
 COMMANDS = {
-    "import": Entry("importing", "import_", "Register a checkpoint or an adapter."),
+    "import": Entry("importing", "import_", "Register a checkpoint, an adapter or a dataset."),
     "ls": Entry("artifacts", "ls", "List what the registry holds."),
     "show": Entry("artifacts", "show", "Show one version: its files, tensors and parents."),
     "lineage": Entry("lineage", "lineage", "Draw what a version was made from and what was made from it."),
+    "tags": Entry("tagging", "tags", "Read and set tags, the words that artifacts are found by."),
     "alias": Entry("alias", "alias", "Read and move aliases, the names that versions are served under."),
     "export": Entry("exporting", "export", "Write a version's files to a folder."),
     "verify": Entry("exporting", "verify", "Hash a version's files again and compare."),
     "adapters": Entry("inspecting", "adapters", "Look into adapters."),
     "merge": Entry("merging", "merge", "Merge models as a recipe says."),
     "sweep": Entry("sweeping", "sweep", "Search a grid of recipe parameters for the best merge."),
+    "evaluate": Entry("evaluating", "evaluate", "Measure a version on a dataset or by a command."),
     "extract": Entry("extracting", "extract", "Take what a fine-tune adds to its base: a task vector or a LoRA."),
     "methods": Entry("methods", "methods", "List the merge methods, or the parameters of one."),
     "experts": Entry("experting", "experts", "Make sets of adapters that are routed and served as one model."),
+    "quarantine": Entry(
+        "marking", "quarantine", "Stop a version, and all that was made of it, from being served and merged."
+    ),
+    "lift": Entry("marking", "lift", "End the quarantine of a version and of what was made of it."),
+    "rebuild": Entry("rebuilding", "rebuild", "Make everything that was made of a version again, without it."),
+    "withdraw": Entry("marking", "withdraw", "Delete a version: its files go with a later 'graft gc'."),
+    "marks": Entry("marking", "marks", "List what is quarantined and what was withdrawn."),
+    "audit": Entry("auditing", "audit", "List who changed what, newest first."),
     "jobs": Entry("jobs", "jobs", "List jobs, show one, follow or cancel it."),
+    "gc": Entry("collecting", "gc", "Delete bytes that nothing refers to any more."),
+    "schedules": Entry("scheduling", "schedules", "Make jobs again and again, at the times of a cron expression."),
     "worker": Entry("working", "worker", "Carry out jobs of a registry."),
     "tokens": Entry("tokens", "tokens", "Make, list and revoke the tokens that a server asks for."),
+    "quotas": Entry("quotas", "quotas", "Say how much a namespace may hold."),
     "serve": Entry("serving", "serve", "Serve the registry, merges and inference over HTTP."),
     "demo": Entry("demonstration", "demo", "Train, merge, serve and hot-swap a family of small models."),
 }

@@ -20,6 +20,7 @@ KIND_STYLES = {
     "task_vector": "magenta",
     "recipe": "yellow",
     "expert_set": "cyan",
+    "dataset": "blue",
 }
 STATE_STYLES = {
     "queued": "yellow",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from graftwork import logs, tracing
 from graftwork.cli.options import home_option
 from graftwork.cli.render import say
 from graftwork.errors import InvalidSetting
@@ -69,6 +70,8 @@ def serve(
     )
     if settings.engine == "vllm" and not settings.engine_urls:
         raise InvalidSetting(name="--engine-url", value="", expected="the URL of a vLLM server, at least one")
+    logs.configure(settings)
+    tracing.configure(settings)
     with Registry.open(settings) as registry:
         if settings.authenticated and not registry.tokens.list():
             say("Every request needs a token, and there is none: make one with 'graft tokens create'.")

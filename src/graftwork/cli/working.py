@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from graftwork import logs
 from graftwork.cli.options import home_option, parse_bytes
 from graftwork.cli.render import say
 from graftwork.settings import load_settings
@@ -19,7 +20,7 @@ from graftwork.settings import load_settings
 @click.option("--job-memory", callback=parse_bytes, metavar="SIZE", help="What the process of a job may hold, as 8GB.")
 @home_option
 def worker(slots: int, kinds: tuple[str, ...], job_memory: int | None, home: Path | None) -> None:
-    """Carry out jobs of a registry.
+    """Carry out jobs of a registry, and make those of its schedules.
 
     It goes on until it is told to stop. Any number of workers, on any machine that reaches the same database and
     storage, share one queue. Each job runs in a process of its own. A worker that is stopped gives its jobs back; one
@@ -30,6 +31,7 @@ def worker(slots: int, kinds: tuple[str, ...], job_memory: int | None, home: Pat
         graft worker --jobs 2 --job-memory 8GB
     """
     from graftwork.merge.jobs.kind import kind_named
+    from graftwork.merge.jobs.scheduler import run_schedules
     from graftwork.merge.jobs.worker import run_worker
     from graftwork.registry.registry import Registry
 
@@ -39,11 +41,13 @@ def worker(slots: int, kinds: tuple[str, ...], job_memory: int | None, home: Pat
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    logs.configure(settings)
     with Registry.open(settings) as registry:
         threads = [
             threading.Thread(target=run_worker, args=(registry, settings, stop, kinds), name=f"worker-{slot}")
             for slot in range(slots)
         ]
+        threads.append(threading.Thread(target=run_schedules, args=(registry, stop), name="scheduler"))
         for thread in threads:
             thread.start()
         say(f"Working for {settings.home} (Ctrl-C stops it)")

@@ -6,6 +6,7 @@
     │   ├── InvalidReference
     │   ├── InvalidSetting
     │   ├── InvalidRequest
+    │   ├── IdempotencyKeyReused
     │   ├── InvalidSweep
     │   └── InvalidRecipe
     │       ├── UnknownMethod
@@ -17,6 +18,7 @@
     │   ├── InvalidCheckpoint
     │   ├── InvalidAdapter
     │   ├── InvalidExpertSet
+    │   ├── InvalidDataset
     │   ├── UnservableAdapter
     │   ├── IncompatibleAdapter
     │   ├── IncompatibleModels
@@ -29,7 +31,9 @@
     │   ├── RevisionNotFound
     │   ├── VersionWithdrawn
     │   ├── AliasNotFound
+    │   ├── EntryNotFound
     │   ├── JobNotFound
+    │   ├── ScheduleNotFound
     │   ├── TokenNotFound
     │   ├── UploadNotFound
     │   └── ModelNotFound
@@ -37,15 +41,22 @@
     │   ├── AliasConflict
     │   ├── VersionQuarantined
     │   ├── VersionInUse
+    │   ├── ScheduleExists
+    │   ├── PromotionRefused
     │   ├── KindConflict
+    │   ├── RepositoryExists
+    │   ├── StaleCommit
     │   ├── UploadConflict
     │   ├── OutputExists
-    │   └── OutputBusy
+    │   ├── OutputBusy
+    │   └── RequestInFlight
     ├── Unauthorized
     ├── Forbidden
+    │   └── QuotaExceeded
     ├── Overloaded
     │   ├── NoAdapterCapacity
     │   ├── QueueFull
+    │   ├── RateLimited
     │   └── EngineUnavailable
     ├── Cancelled
     ├── DeadlineExceeded
@@ -53,6 +64,7 @@
         ├── CorruptBlob
         ├── InputChanged
         ├── StorageFull
+        ├── StorageUnavailable
         ├── HubUnavailable
         ├── AdapterProbeFailed
         ├── LeaseLost
@@ -69,6 +81,8 @@ from graftwork.errors.access import (
     NoAdapterCapacity,
     Overloaded,
     QueueFull,
+    QuotaExceeded,
+    RateLimited,
     Unauthorized,
 )
 from graftwork.errors.conflicts import (
@@ -77,6 +91,11 @@ from graftwork.errors.conflicts import (
     KindConflict,
     OutputBusy,
     OutputExists,
+    PromotionRefused,
+    RepositoryExists,
+    RequestInFlight,
+    ScheduleExists,
+    StaleCommit,
     UploadConflict,
     VersionInUse,
     VersionQuarantined,
@@ -88,6 +107,7 @@ from graftwork.errors.content import (
     InvalidAdapter,
     InvalidCheckpoint,
     InvalidContent,
+    InvalidDataset,
     InvalidExpertSet,
     InvalidSafetensors,
     NonFiniteTensor,
@@ -97,6 +117,7 @@ from graftwork.errors.content import (
 )
 from graftwork.errors.error import GraftworkError
 from graftwork.errors.inputs import (
+    IdempotencyKeyReused,
     InvalidInput,
     InvalidName,
     InvalidParameter,
@@ -111,10 +132,12 @@ from graftwork.errors.inputs import (
 from graftwork.errors.lookup import (
     AliasNotFound,
     ArtifactNotFound,
+    EntryNotFound,
     JobNotFound,
     ModelNotFound,
     NotFound,
     RevisionNotFound,
+    ScheduleNotFound,
     SourceNotFound,
     TokenNotFound,
     UploadNotFound,
@@ -131,13 +154,11 @@ from graftwork.errors.operations import (
     OperationFailed,
     ServerUnavailable,
     StorageFull,
+    StorageUnavailable,
 )
 from graftwork.errors.outcomes import OUTCOMES, Outcome, outcome
 
 __all__ = [
-    "DigestMismatch",
-    "UploadConflict",
-    "UploadNotFound",
     "OUTCOMES",
     "AdapterProbeFailed",
     "AliasConflict",
@@ -147,16 +168,20 @@ __all__ = [
     "Conflict",
     "CorruptBlob",
     "DeadlineExceeded",
+    "DigestMismatch",
     "EngineUnavailable",
+    "EntryNotFound",
     "Forbidden",
     "GraftworkError",
     "HubUnavailable",
+    "IdempotencyKeyReused",
     "IncompatibleAdapter",
     "IncompatibleModels",
     "InputChanged",
     "InvalidAdapter",
     "InvalidCheckpoint",
     "InvalidContent",
+    "InvalidDataset",
     "InvalidExpertSet",
     "InvalidInput",
     "InvalidName",
@@ -179,11 +204,20 @@ __all__ = [
     "OutputBusy",
     "OutputExists",
     "Overloaded",
+    "PromotionRefused",
     "QueueFull",
+    "QuotaExceeded",
+    "RateLimited",
+    "RepositoryExists",
+    "RequestInFlight",
     "RevisionNotFound",
+    "ScheduleExists",
+    "ScheduleNotFound",
     "ServerUnavailable",
     "SourceNotFound",
+    "StaleCommit",
     "StorageFull",
+    "StorageUnavailable",
     "TokenNotFound",
     "TooLarge",
     "Unauthorized",
@@ -191,6 +225,8 @@ __all__ = [
     "UnknownParameter",
     "UnsafeFile",
     "UnservableAdapter",
+    "UploadConflict",
+    "UploadNotFound",
     "VersionInUse",
     "VersionQuarantined",
     "VersionWithdrawn",

@@ -17,6 +17,12 @@ class Forbidden(GraftworkError):
     code = "forbidden"
 
 
+class QuotaExceeded(Forbidden):
+    """The namespace {namespace} may hold {limit} and would hold {actual}: delete something or have its quota raised."""
+
+    code = "quota_exceeded"
+
+
 class Overloaded(GraftworkError):
     """The server is at capacity: {reason}; try again in a moment."""
 
@@ -27,6 +33,12 @@ class NoAdapterCapacity(Overloaded):
     """The adapter {adapter} needs {needed} rank rows; {free} are free and the rest ({total} in all) are in use."""
 
     code = "no_adapter_capacity"
+
+
+class RateLimited(Overloaded):
+    """{owner} may send {limit} requests a second and sent more; try again in {retry_after} seconds."""
+
+    code = "rate_limited"
 
 
 class QueueFull(Overloaded):

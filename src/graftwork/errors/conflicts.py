@@ -29,6 +29,18 @@ class VersionInUse(Conflict):
     code = "version_in_use"
 
 
+class ScheduleExists(Conflict):
+    """There is a schedule {name} already; remove it first or choose another name."""
+
+    code = "schedule_exists"
+
+
+class PromotionRefused(Conflict):
+    """{ref} does not become {alias}: {reason}."""
+
+    code = "promotion_refused"
+
+
 class KindConflict(Conflict):
     """{name} is {actual} and cannot take a version that is {offered}."""
 
@@ -51,3 +63,21 @@ class OutputBusy(Conflict):
     """Another process is writing {path}: wait for it or name another folder."""
 
     code = "output_busy"
+
+
+class RepositoryExists(Conflict):
+    """There is a repository {name} already."""
+
+    code = "repository_exists"
+
+
+class StaleCommit(Conflict):
+    """{name} is at {actual} and not at {expected}, which the commit was made for: fetch it and commit again."""
+
+    code = "stale_commit"
+
+
+class RequestInFlight(Conflict):
+    """A request with the Idempotency-Key {key!r} is being answered: wait for it and ask again."""
+
+    code = "request_in_flight"

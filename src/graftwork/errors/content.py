@@ -41,6 +41,12 @@ class InvalidExpertSet(InvalidContent):
     code = "invalid_expert_set"
 
 
+class InvalidDataset(InvalidContent):
+    """{path} is not a dataset: {reason}."""
+
+    code = "invalid_dataset"
+
+
 class UnservableAdapter(InvalidContent):
     """The adapter {adapter} cannot be served by {engine}: {reason}."""
 

@@ -35,6 +35,12 @@ class InvalidRequest(InvalidInput):
     code = "invalid_request"
 
 
+class IdempotencyKeyReused(InvalidInput):
+    """The Idempotency-Key {key!r} came with another request before: send a key of its own with each request."""
+
+    code = "idempotency_key_reused"
+
+
 class InvalidSweep(InvalidInput):
     """The sweep is not valid at {where}: {reason}."""
 

@@ -47,6 +47,12 @@ class JobNotFound(NotFound):
     code = "job_not_found"
 
 
+class ScheduleNotFound(NotFound):
+    """There is no schedule {name}."""
+
+    code = "schedule_not_found"
+
+
 class TokenNotFound(NotFound):
     """There is no token {id}."""
 
@@ -63,3 +69,9 @@ class ModelNotFound(NotFound):
     """The model {model!r} cannot be served: {reason}."""
 
     code = "model_not_found"
+
+
+class EntryNotFound(NotFound):
+    """{name} has no file {path!r} at {revision}."""
+
+    code = "entry_not_found"

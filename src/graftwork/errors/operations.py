@@ -41,6 +41,12 @@ class StorageFull(OperationFailed):
     code = "storage_full"
 
 
+class StorageUnavailable(OperationFailed):
+    """The object storage did not {action} {place}: {reason}."""
+
+    code = "storage_unavailable"
+
+
 class HubUnavailable(OperationFailed):
     """{source} could not be fetched from the Hub: {reason}."""
 

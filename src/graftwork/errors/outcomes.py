@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graftwork.errors.access import EngineUnavailable, Forbidden, Overloaded, Unauthorized
-from graftwork.errors.conflicts import Conflict
+from graftwork.errors.conflicts import Conflict, StaleCommit
 from graftwork.errors.content import InvalidContent, TooLarge
 from graftwork.errors.error import GraftworkError
 from graftwork.errors.inputs import InvalidInput
 from graftwork.errors.lookup import NotFound, VersionWithdrawn
-from graftwork.errors.operations import Cancelled, DeadlineExceeded, HubUnavailable, OperationFailed, StorageFull
+from graftwork.errors.operations import (
+    Cancelled,
+    DeadlineExceeded,
+    HubUnavailable,
+    OperationFailed,
+    StorageFull,
+    StorageUnavailable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ OUTCOMES: dict[type[GraftworkError], Outcome] = {
     NotFound: Outcome(404, 3),
     VersionWithdrawn: Outcome(410, 3),
     Conflict: Outcome(409, 4),
+    StaleCommit: Outcome(412, 4),
     Unauthorized: Outcome(401, 5),
     Forbidden: Outcome(403, 5),
     Overloaded: Outcome(429, 1),
@@ -37,6 +45,7 @@ OUTCOMES: dict[type[GraftworkError], Outcome] = {
     DeadlineExceeded: Outcome(504, 1),
     OperationFailed: Outcome(500, 1),
     StorageFull: Outcome(507, 1),
+    StorageUnavailable: Outcome(503, 1),
     HubUnavailable: Outcome(502, 1),
 }
 

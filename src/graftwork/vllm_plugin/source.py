@@ -79,7 +79,9 @@ class ServerSource:
 
     @contextmanager
     def _open(self, url: str) -> Iterator[Any]:
-        request = urllib.request.Request(url, headers=self._headers)  # noqa: S310 (an operator's own URL)
+        request = urllib.request.Request(url)  # noqa: S310 (an operator's own URL)
+        for name, value in self._headers.items():
+            request.add_unredirected_header(name, value)  # the token is not for the storage that it may redirect to
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
             yield response
 
@@ -107,7 +109,7 @@ class HomeSource:
     def copy(self, name: EngineName, file: FileEntry, target: IO[bytes]) -> Iterator[bytes]:
         """See `Source`."""
         with self._registry() as registry:
-            path: Path = registry.blobs.path(file.sha256)
+            path: Path = registry.blobs.path(file.sha256, file.generation)
         with path.open("rb") as blob:
             while chunk := blob.read(1 << 20):
                 target.write(chunk)

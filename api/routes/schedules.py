@@ -1,0 +1,91 @@
+"""`/api/v1/schedules`: jobs that are made again and again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+
+from graftwork.api.deps import NameDep, RegistryDep
+from graftwork.api.routes.jobs import accepted
+from graftwork.api.schemas.jobs import JobOut
+from graftwork.api.schemas.schedules import ScheduleOut, ScheduleRequest
+from graftwork.merge.jobs.scheduler import add_schedule, fire_now
+from graftwork.registry.cron import Cron
+from graftwork.registry.refs import Name
+
+router = APIRouter(prefix="/schedules", tags=["schedules"])
+
+
+@router.post("", status_code=201)
+def create_schedule(body: ScheduleRequest, response: Response, registry: RegistryDep) -> ScheduleOut:
+    """Add a schedule. Its jobs may do what its maker may do now; references are resolved when its time comes."""
+    schedule = add_schedule(
+        registry,
+        Name.parse(body.name),
+        Cron(body.cron, body.time_zone),
+        body.kind,
+        body.payload,
+        catch_up=body.catch_up,
+        overlap=body.overlap,
+        priority=body.priority,
+        enabled=body.enabled,
+    )
+    response.headers["Location"] = f"/api/v1/schedules/{schedule.name}"
+    return ScheduleOut.of(schedule)
+
+
+@router.get("")
+def list_schedules(
+    request: Request,
+    response: Response,
+    registry: RegistryDep,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(max_length=193, description="the name after which to go on")] = None,
+) -> list[ScheduleOut]:
+    """Schedules in the order of their names; `Link: rel="next"` leads to the rest."""
+    found = registry.schedules.list(limit + 1, after)
+    page = [ScheduleOut.of(schedule) for schedule in found[:limit]]
+    if len(found) > limit:
+        query = urlencode({**request.query_params, "after": page[-1].name})
+        response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+    return page
+
+
+@router.get("/{namespace}/{name}")
+def get_schedule(name: NameDep, registry: RegistryDep) -> ScheduleOut:
+    """One schedule."""
+    return ScheduleOut.of(registry.schedules.get(name))
+
+
+@router.get("/{namespace}/{name}/jobs")
+def list_schedule_jobs(
+    name: NameDep, registry: RegistryDep, limit: Annotated[int, Query(ge=1, le=1000)] = 20
+) -> list[JobOut]:
+    """The last jobs that a schedule made, newest first."""
+    return [JobOut.of(job) for job in registry.schedules.jobs(name, limit)]
+
+
+@router.post("/{namespace}/{name}/run", status_code=202)
+def run_schedule(name: NameDep, response: Response, registry: RegistryDep) -> JobOut:
+    """Make a job now, whenever its time comes next and whether it is paused or not."""
+    return accepted(fire_now(registry, name, registry.schedules.now()), response)
+
+
+@router.post("/{namespace}/{name}/pause")
+def pause_schedule(name: NameDep, registry: RegistryDep) -> ScheduleOut:
+    """Make no more jobs."""
+    return ScheduleOut.of(registry.schedules.pause(name))
+
+
+@router.post("/{namespace}/{name}/resume")
+def resume_schedule(name: NameDep, registry: RegistryDep) -> ScheduleOut:
+    """Go on with the next time from now; those that came during the pause were not missed."""
+    return ScheduleOut.of(registry.schedules.resume(name, now=registry.schedules.now()))
+
+
+@router.delete("/{namespace}/{name}", status_code=204)
+def delete_schedule(name: NameDep, registry: RegistryDep) -> None:
+    """Remove a schedule; the jobs that it made stay."""
+    registry.schedules.remove(name)

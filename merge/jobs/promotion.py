@@ -1,0 +1,87 @@
+"""Promotion: an alias moves to what a job made, once a gate lets it through.
+
+A job that dies between building, judging and moving goes on where it was: the version is there and is not built again,
+its evaluations are found, and the alias moves in the transaction that ends the job.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graftwork.errors import ArtifactNotFound, PromotionRefused
+from graftwork.merge.evaluation.gate import Gate, Verdict, judge
+from graftwork.merge.jobs.submit import outcome_of
+from graftwork.merge.jobs.work import Work
+from graftwork.registry.marks import Mark
+from graftwork.registry.refs import Name, Ref
+from graftwork.registry.registry import Registry
+from graftwork.registry.versions import Version
+
+ACTOR = "promotion"
+
+
+def built(registry: Registry, name: Name, recipe_digest: str) -> Version | None:
+    """The newest version of an artifact that a recipe of this digest made, if there is the artifact and one."""
+    try:
+        versions = registry.catalog.versions(name)
+    except ArtifactNotFound:
+        return None
+    for version in versions:
+        merge = version.metadata.get("merge")
+        if isinstance(merge, dict) and merge.get("recipe_digest") == recipe_digest:
+            return version
+    return None
+
+
+def promote(work: Work, version: Version, alias: str, gate: Gate | None) -> None:
+    """Move `alias` of the version's artifact to it, and end the job in the same transaction.
+
+    Raises PromotionRefused, saying why, when the gate does not let it through; AliasConflict when the alias was moved
+    meanwhile; and what evaluating raises. The alias is where it was then.
+    """
+    registry = work.registry
+    entry = registry.aliases.get(version.name).get(alias)
+    before = None if entry is None else entry.digest
+    result: dict[str, Any] = {**outcome_of(version), "alias": alias, "before": before}
+    if gate is not None and before != version.digest:
+        verdict = judge(gate, version, _comparable(registry, version.name, before), lambda one: _value(work, one, gate))
+        work.log(f"{version.ref}: {verdict.reason}")
+        if not verdict.passed:
+            raise PromotionRefused(ref=version.ref, alias=f"{version.name}@{alias}", reason=verdict.reason)
+        result["gate"] = _shown(gate, verdict)
+    reason = f"job {work.claim.job.id}"
+    with registry.database.write() as session:
+        registry.aliases.set(
+            version.name, alias, version.digest, expected=before, actor=ACTOR, reason=reason, session=session
+        )
+        work.finish(session, result)
+
+
+def _comparable(registry: Registry, name: Name, digest: str | None) -> Version | None:
+    """What the alias is at; None where that is nothing, or nothing that may be served."""
+    if digest is None:
+        return None
+    version = registry.catalog.resolve(Ref(name, digest))
+    return None if any(mark.mark is Mark.QUARANTINED for mark in registry.marks.of(version)) else version
+
+
+def _value(work: Work, version: Version, gate: Gate) -> float:
+    from graftwork.merge.evaluation.by_version import evaluate  # and with it torch, which merging does without
+
+    found = evaluate(
+        work.registry,
+        work.settings,
+        version,
+        gate,
+        [gate.metric],
+        job=work.claim.job.id,
+        progress=work.progress,
+        stopped=lambda: work.stopping,
+    )
+    how = "found" if found.known else "measured"
+    work.log(f"{version.ref}: {gate.metric} {found.metrics[gate.metric]:.6g} on {gate.label} ({how})")
+    return found.metrics[gate.metric]
+
+
+def _shown(gate: Gate, verdict: Verdict) -> dict[str, Any]:
+    return {"metric": gate.metric, "by": gate.label, "value": verdict.value, "current": verdict.current}

@@ -1,0 +1,119 @@
+"""The clock of the schedules: makes their jobs when their times come. Any number of processes may run it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from graftwork.errors import GraftworkError
+from graftwork.merge.jobs.kind import kind_named
+from graftwork.registry.access import acting_for
+from graftwork.registry.cron import Cron
+from graftwork.registry.jobs import Ended, Job, State
+from graftwork.registry.refs import Name
+from graftwork.registry.registry import Registry
+from graftwork.registry.schedules import CatchUp, Firing, Overlap, Schedule
+
+POLL_SECONDS = 1.0
+ON_TIME = timedelta(minutes=1)
+"""A time that came longer ago was missed."""
+MOST_CAUGHT_UP = 100
+"""Jobs that one look makes for a schedule, the last ones."""
+
+logger = logging.getLogger(__name__)
+
+
+def run_schedules(
+    registry: Registry,
+    stop: threading.Event,
+    *,
+    now: Callable[[], datetime] | None = None,
+    seconds: float = POLL_SECONDS,
+) -> None:
+    """Make the jobs of all schedules until `stop` is set; the clock is the database's unless `now` is given.
+
+    Neither a database that cannot be reached for a while nor a schedule that cannot be read ends it.
+    """
+    told = now or registry.schedules.now
+    while not stop.is_set():
+        try:
+            fire_due(registry, told())
+        except (DBAPIError, GraftworkError):
+            logger.exception("the schedules cannot be read; trying again")
+        stop.wait(seconds)
+
+
+def fire_due(registry: Registry, now: datetime) -> list[Job]:
+    """Make the jobs of every schedule whose time has come."""
+    made: list[Job] = []
+    for schedule in registry.schedules.due(now):
+        with acting_for(schedule.access):
+            firings = [_firing(registry, schedule, at) for at in _times(schedule, now)]
+            made += registry.schedules.fire(schedule, firings, schedule.cron.after(now))
+    return made
+
+
+def fire_now(registry: Registry, name: Name, now: datetime) -> Job:
+    """Make a job of a schedule whose time has not come, also of a paused one. Raises ScheduleNotFound, Forbidden."""
+    schedule = registry.schedules.writable(name)
+    with acting_for(schedule.access):
+        return registry.schedules.fire(schedule, [_firing(registry, schedule, now)], None)[0]
+
+
+def add_schedule(
+    registry: Registry,
+    name: Name,
+    cron: Cron,
+    kind: str,
+    payload: Mapping[str, Any],
+    *,
+    now: datetime | None = None,
+    catch_up: CatchUp = CatchUp.ONE,
+    overlap: Overlap = Overlap.SKIP,
+    priority: int = 0,
+    enabled: bool = True,
+) -> Schedule:
+    """Add a schedule of jobs of that kind. Raises InvalidRequest for what the kind does not take, and ScheduleExists.
+
+    What its references mean is found out when its time comes.
+    """
+    template = kind_named(kind).parse_template(payload)
+    return registry.schedules.create(
+        name,
+        cron,
+        kind,
+        template.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        now=now or registry.schedules.now(),
+        catch_up=catch_up,
+        overlap=overlap,
+        priority=priority,
+        enabled=enabled,
+    )
+
+
+def _times(schedule: Schedule, now: datetime) -> Sequence[datetime]:
+    """The times that came and get a job."""
+    most = MOST_CAUGHT_UP if schedule.catch_up is CatchUp.ALL else 1
+    times = schedule.cron.latest(schedule.next_at, now, most)
+    if schedule.catch_up is CatchUp.NONE:
+        return [at for at in times if now - at <= ON_TIME]
+    return times
+
+
+def _firing(registry: Registry, schedule: Schedule, at: datetime) -> Firing:
+    """The job of a time; a failure to make it is a job that failed."""
+    try:
+        kind = kind_named(schedule.kind)
+        if kind.fire is None:
+            return Firing(at, schedule.payload)
+        fired = kind.fire(registry, kind.parse_template(schedule.payload))
+    except GraftworkError as error:
+        return Firing(at, schedule.payload, Ended(State.FAILED, error=(error.code, str(error))))
+    skipped = fired.skipped
+    ended = None if skipped is None else Ended(State.SUCCEEDED, result={"skipped": skipped})
+    return Firing(at, fired.payload, ended)

@@ -1,0 +1,60 @@
+"""`graft audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from graftwork.api.schemas.audit import AuditOut
+from graftwork.cli.options import home_option, json_option
+from graftwork.cli.render import age, print_json, say, show_table, table
+from graftwork.registry.registry import Registry
+from graftwork.settings import load_settings
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.option("--actor", help="Only what this one did.")
+@click.option("--action", help="Only this, such as alias.move, or only alias.")
+@click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="How many to list.")
+@click.option("--before", type=click.IntRange(1), metavar="ID", help="Go on from this entry.")
+@home_option
+@json_option
+def audit(
+    target: str | None,
+    actor: str | None,
+    action: str | None,
+    limit: int,
+    before: int | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """List who changed what, newest first.
+
+    TARGET is a reference, or the beginning of one: acme is everything of that namespace.
+
+    \b
+    Example:
+        graft audit acme/support --action alias
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        entries = registry.audit.entries(target=target, actor=actor, action=action, limit=limit, before=before)
+        found = [AuditOut.of(entry) for entry in entries]
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        say("Nothing was recorded.")
+        return
+    grid = table("id", "when", "who", "action", "target", "details", right=("id",))
+    for entry in found:
+        details = ", ".join(f"{key} {_short(value)}" for key, value in entry.details.items() if value not in (None, ""))
+        when, name = Text(age(entry.happened_at), style="dim"), Text(entry.target, style="bold")
+        grid.add_row(str(entry.id), when, entry.actor, entry.action, name, details)
+    show_table(grid)
+
+
+def _short(value: object) -> str:
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

@@ -1,0 +1,123 @@
+"""`graft quarantine`, `graft lift`, `graft withdraw` and `graft marks`."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from graftwork.api.schemas.marks import MarkOut, QuarantineOut
+from graftwork.cli.options import home_option, json_option
+from graftwork.cli.render import age, count, print_json, say, show_table, table
+from graftwork.registry.marks import Mark
+from graftwork.registry.registry import Registry
+from graftwork.settings import load_settings
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--reason", required=True, help="What is wrong with it; whoever asks for it is told.")
+@home_option
+@json_option
+def quarantine(ref: str, reason: str, home: Path | None, as_json: bool) -> None:
+    """Stop a version, and all that was made of it, from being served and merged.
+
+    A running server stops within a second. Aliases stay where they are, and are listed: move them to versions that are
+    in order, or let 'graft rebuild' make such versions.
+
+    \b
+    Example:
+        graft quarantine acme/poisoned@v1 --reason "trained on a poisoned dataset"
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        version = registry.catalog.resolve(ref)
+        marked = registry.marks.quarantine(version, actor=getpass.getuser(), reason=reason)
+        done = QuarantineOut.of(marked, registry.marks.pointers(version))
+    if as_json:
+        print_json(done)
+        return
+    _show(done.marked)
+    if done.aliases:
+        shown = ", ".join(f"{pointer.name}@{pointer.alias}" for pointer in done.aliases)
+        say(f"Nothing is served under {shown} until moved.")
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--reason", default="", help="Kept in the audit log.")
+@home_option
+@json_option
+def lift(ref: str, reason: str, home: Path | None, as_json: bool) -> None:
+    """End the quarantine of a version and of what was made of it.
+
+    What is quarantined because of another version, too, stays quarantined.
+
+    \b
+    Example:
+        graft lift acme/support@v3 --reason "the report was wrong"
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        version = registry.catalog.resolve(ref)
+        cleared = registry.marks.lift(version, actor=getpass.getuser(), reason=reason)
+        found = [MarkOut.of(entry) for entry in cleared]
+    if as_json:
+        print_json(found)
+    else:
+        names = ", ".join(entry.ref or entry.digest[:12] for entry in found)
+        say(f"{count(len(found), 'version')} may be used again: {names}." if found else "Nothing is cleared yet.")
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--reason", default="", help="Whoever asks for it is told.")
+@home_option
+def withdraw(ref: str, reason: str, home: Path | None) -> None:
+    """Delete a version: its files go with a later 'graft gc'.
+
+    It stays in the lineage. While an alias or another version refers to it, it cannot be deleted.
+
+    \b
+    Example:
+        graft withdraw acme/poisoned@v1 --reason "trained on a poisoned dataset"
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        version = registry.catalog.resolve(ref)
+        registry.marks.withdraw(version, actor=getpass.getuser(), reason=reason)
+    say(f"{version.ref} is withdrawn.")
+
+
+@click.command()
+@click.option("--mark", type=click.Choice([mark.value for mark in Mark]), help="Only these.")
+@click.option("--by-hand", is_flag=True, help="Without what a quarantine spread to.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many to list.")
+@home_option
+@json_option
+def marks(mark: str | None, by_hand: bool, limit: int, home: Path | None, as_json: bool) -> None:
+    """List what is quarantined and what was withdrawn.
+
+    \b
+    Example:
+        graft marks --mark quarantined
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        entries = registry.marks.entries(None if mark is None else Mark(mark), limit, by_hand=by_hand)
+        found = [MarkOut.of(entry) for entry in entries]
+    if as_json:
+        print_json(found)
+    elif found:
+        _show(found)
+    else:
+        say("Nothing is marked.")
+
+
+def _show(found: Sequence[MarkOut]) -> None:
+    grid = table("version", "mark", "because of", "reason", "by", "when")
+    for entry in found:
+        because = "" if entry.cause_digest is None else entry.cause or entry.cause_digest[:12]
+        name = Text(entry.ref or f"private ({entry.digest[:12]})", style="bold")
+        when = Text(age(entry.marked_at), style="dim")
+        grid.add_row(name, Text(entry.mark, style="red"), because, entry.reason, entry.actor, when)
+    show_table(grid)

@@ -1,0 +1,87 @@
+"""`graft rebuild`."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+
+from graftwork.api.schemas.rebuilds import RebuildPlanOut
+from graftwork.cli.bars import progress_bars
+from graftwork.cli.options import home_option, json_option
+from graftwork.cli.render import print_json, say, show_table, table
+from graftwork.registry.registry import Registry
+from graftwork.settings import load_settings
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--without", "leave_out", is_flag=True, help="Leave it out of everything that was made of it.")
+@click.option("--replace-by", metavar="REF", help="Put this version in its place.")
+@click.option("--move-aliases", is_flag=True, help="Point the aliases at what was rebuilt.")
+@click.option("--dry-run", is_flag=True, help="Say what would be rebuilt, and what cannot be, and do nothing.")
+@home_option
+@json_option
+def rebuild(
+    ref: str,
+    leave_out: bool,
+    replace_by: str | None,
+    move_aliases: bool,
+    dry_run: bool,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Make everything that was made of a version again, without it.
+
+    Merges and extractions are made again from what was recorded of them, in order, and registered under their names as
+    new versions. What cannot be made again is listed with the reason.
+
+    \b
+    Example:
+        graft rebuild acme/poisoned@v1 --without --move-aliases
+    """
+    if leave_out == (replace_by is not None):
+        raise click.UsageError("Say either --without or --replace-by REF.")
+    settings = load_settings(home=home)
+    with Registry.open(settings) as registry:
+        from graftwork.merge.jobs.kinds.rebuild import find_rebuild, result_of
+        from graftwork.merge.rebuild.carry_out import carry_out
+
+        planned = find_rebuild(registry, settings, ref, replace_by)
+        if dry_run:
+            plan = RebuildPlanOut.of(planned)
+            print_json(plan) if as_json else _show([step.model_dump() for step in plan.steps])
+            return
+        with progress_bars() as progress:
+            outcomes = carry_out(
+                planned,
+                registry=registry,
+                settings=settings,
+                move_aliases=move_aliases,
+                actor=getpass.getuser(),
+                progress=progress,
+            )
+        result = result_of(outcomes)
+    if as_json:
+        print_json(result)
+    else:
+        _show(result["steps"])
+
+
+def _show(steps: Sequence[Mapping[str, Any]]) -> None:
+    if not steps:
+        say("Nothing was made of it.")
+        return
+    grid = table("version", "rebuilt", "without", "with another", "notes")
+    for step in steps:
+        made = step.get("made") or ([step["how"]] if step["how"] and not step["reason"] else [])
+        outcome = Text(", ".join(made) or "no", style="green" if made else "bold red")
+        moved = [f"{alias['ref']} moved" for alias in step.get("aliases", ()) if alias["moved"]]
+        notes = [step["reason"]] if step["reason"] else [*step["notes"], *moved]
+        name = Text("\n".join(step["refs"]) or step["digest"][:12], style="bold")
+        grid.add_row(name, outcome, "\n".join(step["left_out"]), "\n".join(step["replaced"]), "; ".join(notes))
+    show_table(grid)

@@ -1,0 +1,227 @@
+"""`graft schedules`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from rich.table import Table
+from rich.text import Text
+
+from graftwork.api.schemas.jobs import JobOut
+from graftwork.api.schemas.schedules import ScheduleOut
+from graftwork.cli.jobs import show_jobs
+from graftwork.cli.options import home_option, json_option
+from graftwork.cli.render import console, print_json, say, show_table, table
+from graftwork.errors import InvalidRequest, SourceNotFound
+from graftwork.merge.jobs.scheduler import add_schedule, fire_now
+from graftwork.registry.cron import Cron
+from graftwork.registry.refs import Name
+from graftwork.registry.registry import Registry
+from graftwork.registry.schedules import CatchUp, Overlap
+from graftwork.settings import load_settings
+
+LAST_JOBS = 10
+
+
+@click.group()
+def schedules() -> None:
+    """Make jobs again and again, at the times of a cron expression.
+
+    A server or 'graft worker' has to run when the time comes.
+
+    \b
+    Example:
+        graft schedules create nightly.yaml
+    """
+
+
+@schedules.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@home_option
+@json_option
+def create(file: Path, home: Path | None, as_json: bool) -> None:
+    """Add a schedule.
+
+    FILE is YAML: name (NAMESPACE/NAME), cron, kind (of the jobs) and payload (what they are told); and, if they are not
+    to be as usual, time_zone (UTC), catch_up (none, one or all; one), overlap (skip, queue or cancel; skip) and
+    priority (0).
+
+    \b
+    Example:
+        graft schedules create nightly.yaml
+    """
+    given = _read(file)
+    with Registry.open(load_settings(home=home)) as registry:
+        schedule = add_schedule(
+            registry,
+            Name.parse(str(given["name"])),
+            Cron(str(given["cron"]), str(given.get("time_zone", "UTC"))),
+            str(given["kind"]),
+            given["payload"],
+            catch_up=_choice(CatchUp, given, "catch_up", CatchUp.ONE),
+            overlap=_choice(Overlap, given, "overlap", Overlap.SKIP),
+            priority=int(given.get("priority", 0)),
+        )
+        _tell(ScheduleOut.of(schedule), as_json)
+
+
+@schedules.command("ls")
+@home_option
+@json_option
+def ls(home: Path | None, as_json: bool) -> None:
+    """List the schedules.
+
+    \b
+    Example:
+        graft schedules ls
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        found: list[ScheduleOut] = []
+        while page := registry.schedules.list(after=found[-1].name if found else None):
+            found += map(ScheduleOut.of, page)
+    if as_json:
+        print_json(found)
+    elif found:
+        grid = table("name", "kind", "cron", "time zone", "next", "overlap", "catch-up")
+        for one in found:
+            name = Text(one.name, style="bold")
+            grid.add_row(name, one.kind, one.cron, one.time_zone, _next(one), one.overlap, one.catch_up)
+        show_table(grid)
+    else:
+        say("There are no schedules.")
+
+
+@schedules.command()
+@click.argument("name")
+@home_option
+@json_option
+def show(name: str, home: Path | None, as_json: bool) -> None:
+    """Show a schedule and the last jobs that it made.
+
+    \b
+    Example:
+        graft schedules show acme/nightly
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        found = ScheduleOut.of(registry.schedules.get(Name.parse(name)))
+        made = [JobOut.of(job) for job in registry.schedules.jobs(Name.parse(name), LAST_JOBS)]
+    if as_json:
+        print_json({"schedule": found, "jobs": made})
+        return
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    facts.add_row("schedule", Text(found.name, style="bold"))
+    facts.add_row("time", f"{found.cron} ({found.time_zone})")
+    facts.add_row("next", _next(found))
+    facts.add_row("missed times", found.catch_up)
+    facts.add_row("overlap", found.overlap)
+    facts.add_row("makes", found.kind)
+    facts.add_row("of", yaml.safe_dump(found.payload, sort_keys=False).strip())
+    console().print(facts)
+    if made:
+        show_jobs(made)
+
+
+@schedules.command()
+@click.argument("name")
+@home_option
+@json_option
+def pause(name: str, home: Path | None, as_json: bool) -> None:
+    """Make no more jobs until it is resumed.
+
+    \b
+    Example:
+        graft schedules pause acme/nightly
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        _tell(ScheduleOut.of(registry.schedules.pause(Name.parse(name))), as_json)
+
+
+@schedules.command()
+@click.argument("name")
+@home_option
+@json_option
+def resume(name: str, home: Path | None, as_json: bool) -> None:
+    """Go on with the next time from now.
+
+    \b
+    Example:
+        graft schedules resume acme/nightly
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        _tell(ScheduleOut.of(registry.schedules.resume(Name.parse(name), now=registry.schedules.now())), as_json)
+
+
+@schedules.command()
+@click.argument("name")
+@home_option
+@json_option
+def run(name: str, home: Path | None, as_json: bool) -> None:
+    """Make a job now.
+
+    \b
+    Example:
+        graft schedules run acme/nightly
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        job = JobOut.of(fire_now(registry, Name.parse(name), registry.schedules.now()))
+    if as_json:
+        print_json(job)
+    else:
+        show_jobs([job])
+
+
+@schedules.command()
+@click.argument("name")
+@home_option
+def rm(name: str, home: Path | None) -> None:
+    """Remove a schedule; the jobs that it made stay.
+
+    \b
+    Example:
+        graft schedules rm acme/nightly
+    """
+    with Registry.open(load_settings(home=home)) as registry:
+        registry.schedules.remove(Name.parse(name))
+    say(f"{name} is removed.")
+
+
+def _tell(schedule: ScheduleOut, as_json: bool) -> None:
+    if as_json:
+        print_json(schedule)
+    else:
+        say(f"{schedule.name} ({schedule.kind}, {schedule.cron} {schedule.time_zone}) next: {_next(schedule)}")
+
+
+def _next(schedule: ScheduleOut) -> str:
+    return f"{schedule.next_at:%Y-%m-%d %H:%M} UTC" if schedule.enabled else "paused"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise SourceNotFound(source=str(file), expected="a schedule in YAML") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidRequest(field=str(file), reason=" ".join(str(error).split())) from None
+    if not isinstance(given, dict) or not isinstance(given.get("payload"), dict):
+        raise InvalidRequest(field=str(file), reason="expected a mapping with name, cron, kind and payload")
+    needed, known = ("name", "cron", "kind", "payload"), ("time_zone", "catch_up", "overlap", "priority")
+    for key in (*needed, *given):
+        if key not in given or key not in (*needed, *known):
+            what = "is missing" if key in needed else f"is not known; known are {', '.join((*needed, *known))}"
+            raise InvalidRequest(field=str(key), reason=what)
+    if not isinstance(given.get("priority", 0), int):
+        raise InvalidRequest(field="priority", reason=f"{given['priority']!r} is no whole number")
+    return given
+
+
+def _choice(kind: Any, given: dict[str, Any], key: str, usual: Any) -> Any:
+    value = str(given.get(key, usual)).lower()
+    if value not in list(kind):
+        raise InvalidRequest(field=key, reason=f"{value!r} is none of {', '.join(kind)}")
+    return kind(value)

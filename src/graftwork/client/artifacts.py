@@ -1,0 +1,42 @@
+"""Calls about what a registry holds."""
+
+from __future__ import annotations
+
+from graftwork.api.schemas.artifacts import ArtifactOut
+from graftwork.api.schemas.lineage import LineageOut
+from graftwork.api.schemas.versions import VersionDetail, VersionOut
+from graftwork.client.call import Call, artifact_path, call
+from graftwork.registry.refs import Ref
+
+
+def listing(
+    *, kind: str | None = None, namespace: str | None = None, search: str | None = None, limit: int = 100
+) -> Call[list[ArtifactOut]]:
+    """Artifacts in the order of their names; a client's `pages` goes through all of them."""
+    query = {"kind": kind, "namespace": namespace, "search": search, "limit": limit}
+    return call("GET", "/artifacts", list[ArtifactOut], query=query)
+
+
+def get(name: str) -> Call[ArtifactOut]:
+    """One artifact, `ns/name`, with its newest version and its aliases."""
+    return call("GET", artifact_path(name), ArtifactOut)
+
+
+def versions(name: str) -> Call[list[VersionOut]]:
+    """The versions of an artifact, newest first."""
+    return call("GET", artifact_path(name, "versions"), list[VersionOut])
+
+
+def resolve(ref: str) -> Call[VersionDetail]:
+    """The version behind `ns/name@alias`, `@v3`, `@` and a digest; the newest one of `ns/name`."""
+    parsed = Ref.parse(ref)
+    if parsed.revision is not None:
+        return call("GET", artifact_path(str(parsed.name), "versions", parsed.revision), VersionDetail)
+    return call("GET", artifact_path(str(parsed.name), "versions", "latest"), VersionDetail)
+
+
+def lineage(ref: str, *, direction: str = "both", depth: int | None = None) -> Call[LineageOut]:
+    """What a version was made from and what was made from it."""
+    parsed = Ref.parse(ref)
+    query = {"revision": parsed.revision, "direction": direction, "depth": depth}
+    return call("GET", artifact_path(str(parsed.name), "lineage"), LineageOut, query=query)

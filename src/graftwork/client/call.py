@@ -1,0 +1,60 @@
+"""A request to a Graftwork server as a value: what to send, and how to read the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter
+
+T = TypeVar("T")
+API = "/api/v1"
+
+File = tuple[str, tuple[str, Path]]
+"""The form field and the name of a file, and where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A request whose answer is read by `read`. A client sends it: `client(call)`."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    query: Mapping[str, str | int | float | bool] | None = None
+    json: Any = None
+    form: Mapping[str, str] | None = None
+    files: Sequence[File] = ()
+    headers: Mapping[str, str] | None = None
+
+
+def call(
+    method: str,
+    path: str,
+    answer: type[T],
+    *,
+    query: Mapping[str, Any] | None = None,
+    json: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> Call[T]:
+    """A request below `/api/v1` that is answered with JSON of the type `answer`; None is left out of `query`."""
+    adapter: TypeAdapter[T] = TypeAdapter(answer)
+    given = {name: value for name, value in (query or {}).items() if value is not None}
+    return Call(
+        method, API + path, lambda response: adapter.validate_json(response.content), given, json, headers=headers
+    )
+
+
+def silent(method: str, path: str) -> Call[None]:
+    """A request below `/api/v1` that is answered with nothing."""
+    return Call(method, API + path, lambda response: None)
+
+
+def artifact_path(name: str, *rest: str) -> str:
+    """The path of the artifact `ns/name`, or of what is below it; each part of `rest` is one segment."""
+    namespace, _, own = name.partition("/")
+    return "/artifacts/" + "/".join(quote(part, safe="") for part in (namespace, own, *rest))

@@ -1,0 +1,222 @@
+"""Clients of a Graftwork server, blocking and asynchronous: both send the same calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from graftwork import __version__
+from graftwork.api.schemas.jobs import JobOut
+from graftwork.client import jobs
+from graftwork.client.call import API, Call
+from graftwork.client.errors import ServerUnreachable, failure, raise_for
+from graftwork.client.events import Event, EventReader
+from graftwork.errors import Cancelled
+
+T = TypeVar("T")
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+RETRIES = 3
+RETRIED = frozenset({429, 503})
+IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+
+
+class Client:
+    """A blocking client: `with Client("http://127.0.0.1:8000") as graft: graft(artifacts.get("acme/support"))`.
+
+    Failures are raised as the `GraftworkError` that the server raised. A request that changes nothing, or may be sent
+    twice, is repeated when the server cannot be reached or asks to try again later.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> None:
+        self._http = httpx.Client(base_url=url, headers=_headers(token), timeout=timeout, follow_redirects=True)
+
+    def __call__(self, call: Call[T]) -> T:
+        """Send `call`. Raises what the server answers, and ServerUnreachable."""
+        for attempt in range(RETRIES + 1):
+            with ExitStack() as opened:
+                try:
+                    response = self._http.send(_request(self._http, call, opened))
+                except httpx.TransportError as error:
+                    if attempt == RETRIES or call.method not in IDEMPOTENT:
+                        raise ServerUnreachable(url=self._http.base_url, reason=str(error) or "no answer") from None
+                    time.sleep(_pause(attempt))
+                    continue
+            if response.status_code not in RETRIED or attempt == RETRIES or call.method not in IDEMPOTENT:
+                break
+            time.sleep(_pause(attempt, response))
+        raise_for(response)
+        return call.read(response)
+
+    def pages(self, call: Call[list[T]]) -> Iterator[T]:
+        """Everything that a list goes on with, page by page."""
+        following: Call[list[T]] | None = call
+        while following is not None:
+            links: list[str] = []
+            yield from self(_noting(following, links))
+            following = _next(following, links)
+
+    def events(self, job: str, after: int = 0) -> Iterator[Event]:
+        """What happens to a job from the event `after` on, until it ends; a lost connection is taken up again."""
+        reader = EventReader(after)
+        for attempt in range(RETRIES + 1):
+            try:
+                headers = {"Last-Event-ID": str(reader.position)}
+                with self._http.stream("GET", f"{API}/jobs/{job}/events", headers=headers) as response:
+                    if response.is_error:
+                        response.read()
+                    raise_for(response)
+                    for line in response.iter_lines():
+                        yield from reader.feed(line)
+            except httpx.TransportError as error:
+                if attempt == RETRIES:
+                    raise ServerUnreachable(url=self._http.base_url, reason=str(error) or "no answer") from None
+                time.sleep(_pause(attempt))
+            else:
+                return
+
+    def wait(self, job: str, told: Callable[[Event], None] = lambda event: None) -> JobOut:
+        """Wait until a job ended, telling its events. Raises what it failed with; Cancelled when it was cancelled."""
+        for event in self.events(job):
+            told(event)
+        return _outcome(self(jobs.get(job)))
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """The same on an event loop: `async with AsyncClient(url) as graft: await graft(artifacts.get("acme/support"))`."""
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> None:
+        self._http = httpx.AsyncClient(base_url=url, headers=_headers(token), timeout=timeout, follow_redirects=True)
+
+    async def __call__(self, call: Call[T]) -> T:
+        """See `Client.__call__`."""
+        for attempt in range(RETRIES + 1):
+            with ExitStack() as opened:
+                try:
+                    response = await self._http.send(_request(self._http, call, opened))
+                except httpx.TransportError as error:
+                    if attempt == RETRIES or call.method not in IDEMPOTENT:
+                        raise ServerUnreachable(url=self._http.base_url, reason=str(error) or "no answer") from None
+                    await asyncio.sleep(_pause(attempt))
+                    continue
+            if response.status_code not in RETRIED or attempt == RETRIES or call.method not in IDEMPOTENT:
+                break
+            await asyncio.sleep(_pause(attempt, response))
+        raise_for(response)
+        return call.read(response)
+
+    async def pages(self, call: Call[list[T]]) -> AsyncIterator[T]:
+        """See `Client.pages`."""
+        following: Call[list[T]] | None = call
+        while following is not None:
+            links: list[str] = []
+            for item in await self(_noting(following, links)):
+                yield item
+            following = _next(following, links)
+
+    async def events(self, job: str, after: int = 0) -> AsyncIterator[Event]:
+        """See `Client.events`."""
+        reader = EventReader(after)
+        for attempt in range(RETRIES + 1):
+            try:
+                headers = {"Last-Event-ID": str(reader.position)}
+                async with self._http.stream("GET", f"{API}/jobs/{job}/events", headers=headers) as response:
+                    if response.is_error:
+                        await response.aread()
+                    raise_for(response)
+                    async for line in response.aiter_lines():
+                        for event in reader.feed(line):
+                            yield event
+            except httpx.TransportError as error:
+                if attempt == RETRIES:
+                    raise ServerUnreachable(url=self._http.base_url, reason=str(error) or "no answer") from None
+                await asyncio.sleep(_pause(attempt))
+            else:
+                return
+
+    async def wait(self, job: str, told: Callable[[Event], None] = lambda event: None) -> JobOut:
+        """See `Client.wait`."""
+        async for event in self.events(job):
+            told(event)
+        return _outcome(await self(jobs.get(job)))
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    agent = {"User-Agent": f"graftwork/{__version__}"}
+    return agent if not token else {**agent, "Authorization": f"Bearer {token}"}
+
+
+def _request(http: httpx.Client | httpx.AsyncClient, call: Call[Any], opened: ExitStack) -> httpx.Request:
+    files = [
+        (field, (name, opened.enter_context(path.open("rb")), "application/octet-stream"))
+        for field, (name, path) in call.files
+    ]
+    return http.build_request(
+        call.method,
+        call.path,
+        params=call.query or None,
+        json=call.json,
+        data=dict(call.form) if call.form is not None else None,
+        files=files or None,
+        headers=call.headers,
+    )
+
+
+def _pause(attempt: int, response: httpx.Response | None = None) -> float:
+    """Seconds before the next attempt: what the server asks for, else 0.1, 0.2, 0.4 ..."""
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(asked) if asked.isdecimal() else 0.1 * 2.0**attempt
+
+
+def _noting(call: Call[T], links: list[str]) -> Call[T]:
+    """`call`, whose link to the next page ends up in `links`."""
+
+    def read(response: httpx.Response) -> T:
+        links.extend([response.links["next"]["url"]] if "next" in response.links else [])
+        return call.read(response)
+
+    return Call(call.method, call.path, read, call.query, call.json, headers=call.headers)
+
+
+def _next(call: Call[T], links: list[str]) -> Call[T] | None:
+    if not links:
+        return None
+    url = httpx.URL(links[0])
+    return Call(call.method, url.path, call.read, dict(url.params), headers=call.headers)
+
+
+def _outcome(job: JobOut) -> JobOut:
+    if job.state == "cancelled":
+        raise Cancelled(what=f"The {job.kind} job {job.id}")
+    if job.state == "failed" and job.error is not None:
+        raise failure(job.error.code, job.error.message, {})
+    return job

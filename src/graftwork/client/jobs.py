@@ -1,0 +1,35 @@
+"""Calls about jobs: merges, extractions, imports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graftwork.api.schemas.jobs import JobOut
+from graftwork.client.call import Call, call
+
+
+def listing(*, state: str | None = None, kind: str | None = None, limit: int = 100) -> Call[list[JobOut]]:
+    """Jobs, newest first; a client's `pages` goes through all of them."""
+    return call("GET", "/jobs", list[JobOut], query={"state": state, "kind": kind, "limit": limit})
+
+
+def get(job: str) -> Call[JobOut]:
+    """One job."""
+    return call("GET", f"/jobs/{job}", JobOut)
+
+
+def cancel(job: str) -> Call[JobOut]:
+    """Cancel a waiting job at once, ask a running one to stop, leave a finished one as it is."""
+    return call("DELETE", f"/jobs/{job}", JobOut)
+
+
+def submit(kind: str, payload: Mapping[str, Any], *, priority: int = 0) -> Call[JobOut]:
+    """Queue a job that is not a merge."""
+    return call("POST", "/jobs", JobOut, json={"kind": kind, "payload": dict(payload), "priority": priority})
+
+
+def merge(recipe: str | Mapping[str, Any], *, name: str | None = None, priority: int = 0) -> Call[JobOut]:
+    """Check a recipe, YAML or the same thing as a mapping, and queue it; `name` is its result's, `ns/name`."""
+    given = recipe if isinstance(recipe, str) else dict(recipe)
+    return call("POST", "/merges", JobOut, json={"recipe": given, "name": name, "priority": priority})

@@ -1,0 +1,105 @@
+"""The API over a registry on PostgreSQL whose blobs are in an S3-compatible storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from graftwork.api.app import create_app
+from graftwork.api.server import running
+from graftwork.registry.importer import import_source
+from graftwork.registry.refs import Name
+from graftwork.registry.registry import Registry
+from graftwork.settings import Settings
+from graftwork.testing.family import Family
+from graftwork.testing.object_storage import ObjectStorage
+from graftwork.testing.postgres import PostgresServer
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def grown_up(
+    tmp_path_factory: pytest.TempPathFactory, family: Family, postgres: PostgresServer, object_storage: ObjectStorage
+) -> Iterator[tuple[Settings, str]]:
+    settings = Settings(
+        home=tmp_path_factory.mktemp("home"),
+        threads=1,
+        memory=50_000_000,
+        database_url=postgres.new_schema(),
+        storage_url=object_storage.new_prefix(),
+    )
+    with Registry.open(settings) as registry:
+        import_source(registry, str(family.base), Name.parse("tiny/base"))
+    with running(create_app(settings)) as url:
+        yield settings, url
+
+
+@pytest.fixture
+def client(grown_up: tuple[Settings, str]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=grown_up[1], timeout=60) as opened:
+        yield opened
+
+
+def upload(client: httpx.Client, folder: Path, name: str) -> httpx.Response:
+    files = [("files", (file, (folder / file).read_bytes())) for file in (CONFIG, WEIGHTS)]
+    return client.post("/api/v1/adapters", data={"name": name, "base": "tiny/base"}, files=files)
+
+
+def test_what_is_uploaded_is_downloaded_from_the_storage(client: httpx.Client, family: Family) -> None:
+    folder = family.adapters["adapter0"]
+    assert upload(client, folder, "tiny/a").status_code == 201
+    assert upload(client, folder, "tiny/a").status_code == 200
+    for file in (CONFIG, WEIGHTS):
+        url, content = f"/api/v1/artifacts/tiny/a/versions/v1/files/{file}", (folder / file).read_bytes()
+        told = client.head(url)
+        assert (told.status_code, int(told.headers["Content-Length"])) == (200, len(content))
+        sent = client.get(url)
+        assert sent.status_code == 307
+        assert "X-Amz-Signature" in sent.headers["Location"]
+        assert sent.headers["ETag"] == told.headers["ETag"]
+        assert client.get(url, follow_redirects=True).content == content
+        part = client.get(url, follow_redirects=True, headers={"Range": "bytes=2-5"})
+        assert (part.status_code, part.content) == (206, content[2:6])
+        assert client.get(url, headers={"If-None-Match": told.headers["ETag"]}).status_code == 304
+
+
+def test_a_server_that_clients_cannot_pass_by_sends_the_bytes_itself(
+    grown_up: tuple[Settings, str], family: Family, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    settings = replace(grown_up[0], home=tmp_path, storage_url=f"{grown_up[0].storage_url}&downloads=proxy")
+    with running(create_app(settings)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        upload(client, family.adapters["adapter1"], "tiny/b")
+        sent = client.get(f"/api/v1/artifacts/tiny/b/versions/v1/files/{WEIGHTS}")
+        assert sent.status_code == 200
+        assert sent.content == (family.adapters["adapter1"] / WEIGHTS).read_bytes()
+
+
+def test_a_model_is_served_from_the_storage(client: httpx.Client, family: Family) -> None:
+    assert upload(client, family.adapters["adapter2"], "tiny/c").status_code == 201
+    asked = {"model": "tiny/c", "prompt": [1, 2, 3], "max_tokens": 4}
+    told = client.post("/v1/completions", json=asked)
+    assert told.status_code == 200, told.text
+
+
+def test_garbage_is_collected_by_a_job(client: httpx.Client, family: Family) -> None:
+    upload(client, family.adapters["adapter1"], "tiny/gone")
+    assert client.delete("/api/v1/artifacts/tiny/gone/versions/v1").status_code in (200, 204)
+    asked = {"kind": "gc", "payload": {"apply": True, "grace_seconds": 0}}
+    for _ in range(2):
+        made = client.post("/api/v1/jobs", json=asked)
+        assert made.status_code == 202, made.text
+        location = made.headers["Location"]
+        while (job := client.get(location).json())["state"] not in ("succeeded", "failed", "cancelled"):
+            continue
+        assert job["state"] == "succeeded", job
+    assert job["result"]["deleted"]["count"] >= 1
+    again = upload(client, family.adapters["adapter1"], "tiny/gone")
+    assert again.status_code in (200, 201)
+    sent = client.get(f"/api/v1/artifacts/tiny/gone/versions/v1/files/{WEIGHTS}", follow_redirects=True)
+    assert sent.content == (family.adapters["adapter1"] / WEIGHTS).read_bytes()

@@ -1,0 +1,171 @@
+"""The Python client against a real server, blocking and asynchronous."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from graftwork.api.app import create_app
+from graftwork.api.server import running
+from graftwork.client import AsyncClient, Client, adapters, aliases, artifacts, jobs
+from graftwork.client.errors import ServerUnreachable
+from graftwork.client.events import Event, EventReader
+from graftwork.errors import AliasConflict, ArtifactNotFound, Cancelled, InvalidRecipe, SourceNotFound, UnknownMethod
+from graftwork.registry.importer import import_source
+from graftwork.registry.refs import Name, Ref
+from graftwork.registry.registry import Registry
+from graftwork.settings import Settings
+from graftwork.testing.family import Family
+from graftwork.testing.tiny import tiny_family
+
+RECIPE: dict[str, Any] = {
+    "merge_method": "linear",
+    "models": [{"model": f"tiny/ft{number}", "parameters": {"weight": 0.5}} for number in (0, 1)],
+}
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return tiny_family(tmp_path_factory.mktemp("family"), fine_tunes=2, adapters=2)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, family: Family) -> Iterator[str]:
+    settings = Settings(home=tmp_path_factory.mktemp("home"), threads=1)
+    with Registry.open(settings) as registry:
+        import_source(registry, str(family.base), Name.parse("tiny/base"))
+        for name, folder in family.fine_tunes.items():
+            import_source(registry, str(folder), Name("tiny", name), base=Ref.parse("tiny/base"))
+    with running(create_app(settings)) as served:
+        yield served
+
+
+@pytest.fixture
+def graft(url: str) -> Iterator[Client]:
+    with Client(url) as client:
+        yield client
+
+
+def test_an_adapter_is_uploaded_found_and_pointed_at(graft: Client, family: Family) -> None:
+    first = graft(adapters.upload("up/a", family.adapters["adapter0"], base="tiny/base"))
+    second = graft(adapters.upload("up/a", family.adapters["adapter1"], base="tiny/base", alias="prod"))
+    assert graft(adapters.upload("up/a", family.adapters["adapter0"], base="tiny/base")).digest == first.digest
+    assert [version.number for version in graft(artifacts.versions("up/a"))] == [2, 1]
+    assert graft(artifacts.resolve("up/a@prod")).digest == second.digest
+    assert graft(artifacts.resolve("up/a")).digest == second.digest
+    moved = graft(aliases.move("up/a", "prod", "v1", expected=second.digest, reason="back"))
+    assert moved.digest == first.digest
+    with pytest.raises(AliasConflict, match="someone moved it first"):
+        graft(aliases.move("up/a", "prod", "v2", expected=second.digest))
+    assert [move.after for move in graft(aliases.history("up/a", "prod"))] == [second.digest, first.digest]
+    graft(aliases.remove("up/a", "prod"))
+    assert graft(aliases.listing("up/a")) == []
+    graph = graft(artifacts.lineage("up/a@v1", direction="up"))
+    assert {node.ref for node in graph.nodes} == {"up/a@v1", "tiny/base@v1"}
+
+
+def test_a_merge_is_waited_for_and_its_failure_raised(graft: Client) -> None:
+    told: list[Event] = []
+    done = graft.wait(graft(jobs.merge(RECIPE, name="merged/one")).id, told.append)
+    assert done.result is not None
+    assert graft(artifacts.get("merged/one")).digest == done.result["digest"]
+    assert [event.data["state"] for event in told if event.kind == "state"] == ["queued", "running", "succeeded"]
+    with pytest.raises(UnknownMethod, match="no merge method 'blend'"):
+        graft(jobs.merge({**RECIPE, "merge_method": "blend"}, name="merged/two"))
+    with pytest.raises(InvalidRecipe):
+        graft(jobs.merge("[]", name="merged/two"))
+
+
+def test_a_cancelled_job_is_raised_as_such(graft: Client) -> None:
+    waiting = graft(jobs.submit("import", {"source": "hf:nobody/nothing", "name": "x/y"}))
+    graft(jobs.cancel(waiting.id))
+    with pytest.raises(Cancelled, match=waiting.id):
+        graft.wait(waiting.id)
+
+
+def test_lists_go_on_page_by_page(graft: Client) -> None:
+    everything = [artifact.name for artifact in graft(artifacts.listing(limit=1000))]
+    assert [artifact.name for artifact in graft.pages(artifacts.listing(limit=1))] == everything
+    assert len(everything) > 2
+
+
+def test_failures_are_those_of_the_server(graft: Client, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactNotFound, match="There is no artifact no/thing") as caught:
+        graft(artifacts.get("no/thing"))
+    assert caught.value.fields["name"] == "no/thing"
+    with pytest.raises(SourceNotFound, match="a folder with an adapter's files"):
+        graft(adapters.upload("up/b", tmp_path / "absent"))
+
+
+def test_a_server_that_is_not_there_is_said_to_be_unreachable() -> None:
+    with Client("http://127.0.0.1:1") as graft, pytest.raises(ServerUnreachable, match=r"http://127\.0\.0\.1:1"):
+        graft(jobs.merge(RECIPE))
+
+
+def test_the_asynchronous_client_sends_the_same_calls(url: str) -> None:
+    async def story() -> None:
+        async with AsyncClient(url) as graft:
+            submitted = await graft(jobs.merge(RECIPE, name="merged/async"))
+            told: list[Event] = []
+            assert (await graft.wait(submitted.id, told.append)).state == "succeeded"
+            assert "succeeded" in [event.data.get("state") for event in told]
+            names = [artifact.name async for artifact in graft.pages(artifacts.listing(limit=1))]
+            assert names == [artifact.name for artifact in await graft(artifacts.listing(limit=1000))]
+            with pytest.raises(ArtifactNotFound):
+                await graft(artifacts.get("no/thing"))
+
+    asyncio.run(story())
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """Answers 503 twice, then an empty list; refuses what is not to be repeated."""
+
+    asked: ClassVar[list[str]]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.command)
+        if len(self.asked) < 3:
+            self.send_response(503)
+            self.send_header("Retry-After", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    do_POST = do_GET  # noqa: N815  the name that http.server looks for
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+def test_only_what_may_be_sent_twice_is_repeated() -> None:
+    class Handler(Flaky):
+        asked: ClassVar[list[str]] = []
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with Client(f"http://127.0.0.1:{server.server_port}") as graft:
+            assert graft(jobs.listing()) == []
+            assert Handler.asked == ["GET"] * 3
+            Handler.asked.clear()
+            with pytest.raises(Exception, match="answered 503"):
+                graft(jobs.submit("extract", {}))
+            assert Handler.asked == ["POST"]
+        server.shutdown()
+        thread.join()
+
+
+def test_events_are_put_together_from_lines() -> None:
+    reader = EventReader(3)
+    lines = [": still here", "", "id: 4", "event: log", 'data: {"text": "a: b"}', "", "id: 5"]
+    events = [event for line in lines for event in reader.feed(line)]
+    assert events == [Event(4, "log", {"text": "a: b"})]
+    assert reader.position == 4
