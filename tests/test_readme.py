@@ -97,10 +97,11 @@ def test_every_command_of_the_readme_does_what_it_says(place: Path) -> None:
     with serving(place, environment, port):
         for step in steps[served + 1 :]:
             told[step] = run(step)
-        script = blocks("python")[0].replace(SERVED_ON, f"127.0.0.1:{port}")
-        first, *_ = run(f"{shlex.quote(sys.executable)} -c {shlex.quote(script)}").splitlines()
+        scripts = [block.replace(SERVED_ON, f"127.0.0.1:{port}") for block in blocks("python")]
+        first, merged = (run(f"{shlex.quote(sys.executable)} -c {shlex.quote(script)}") for script in scripts)
         aliases = httpx.get(f"http://127.0.0.1:{port}/api/v1/artifacts/acme/support/aliases").json()
-    assert {entry["alias"]: entry["digest"] for entry in aliases} == {"prod": first}
+    assert {entry["alias"]: entry["digest"] for entry in aliases} == {"prod": first.splitlines()[0]}
+    assert merged.strip() == "acme/merged@v1"
 
 
 def test_the_readme_names_every_merge_method() -> None:

@@ -1,12 +1,12 @@
 """`graft merge` against mergekit 0.1.5 and against the floor, each a whole process, in turn, in one run.
 
     python -m benchmarks.merge [--parameters 500M] [--methods ties,linear] [--mergekit-python PYTHON] [--rounds 1]
-                               [--folder FOLDER] [--memory 500MB] [--json FILE]
+                               [--folder FOLDER] [--memory 500MB] [--cold] [--json FILE]
 
 Makes a synthetic Llama-shaped family (a base and three models, bfloat16). Without --mergekit-python, mergekit is
 installed in an environment of its own under FOLDER; --no-mergekit leaves it out. Of several rounds the best counts,
 for all sides alike; before each run the inputs are read once and what is dirty is written, so that no side finds the
-page cache colder than another.
+page cache colder than another. With --cold they are dropped from it instead, and every side reads from the disk.
 
 Memory is the largest resident set of the process: mergekit maps its inputs, so their pages count.
 """
@@ -79,8 +79,10 @@ class Row:
 class Bench:
     """A folder with the family, and the sides to run on it."""
 
-    def __init__(self, root: Path, family: Sequence[Path], mergekit: str | None, memory: str | None) -> None:
-        self.root, self.family, self.mergekit, self.memory = root, family, mergekit, memory
+    def __init__(
+        self, root: Path, family: Sequence[Path], mergekit: str | None, memory: str | None, *, cold: bool
+    ) -> None:
+        self.root, self.family, self.mergekit, self.memory, self.cold = root, family, mergekit, memory, cold
 
     def row(self, method: str, rounds: int) -> Row:
         """Every side in turn, as often as asked; the best of each."""
@@ -115,12 +117,14 @@ class Bench:
         }
 
     def _settle(self, method: str) -> None:
-        """The inputs in the page cache, and nothing that waits to be written."""
+        """The inputs in the page cache, or out of it, and nothing that waits to be written."""
+        os.sync()
         for folder in self._inputs(method):
             with (folder / "model.safetensors").open("rb", buffering=0) as file:
-                while file.read(CHUNK):
+                if self.cold:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                while not self.cold and file.read(CHUNK):
                     pass
-        os.sync()
 
     def _ours(self, recipe: Path) -> Taken:
         self._settle(recipe.stem)
@@ -175,6 +179,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--memory")
+    parser.add_argument("--cold", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.folder is not None:
@@ -188,7 +193,7 @@ def _run(options: argparse.Namespace, root: Path) -> int:
     asked, known = options.methods.split(","), methods()
     mergekit = None if options.no_mergekit else options.mergekit_python or install_mergekit(root)
     family = write_family(root / f"family-{options.parameters}", options.parameters)
-    bench = Bench(root, family, mergekit, options.memory)
+    bench = Bench(root, family, mergekit, options.memory, cold=options.cold)
     print(HEADING)
     rows = []
     for method in asked:

@@ -203,7 +203,7 @@ def test_a_wrong_command_line_is_exit_code_2(graft: Graft, monkeypatch: pytest.M
         ("jobs", "--cancel"),
         ("merge", "recipe.yaml", "out", "--name", "a/b"),
         ("merge", "recipe.yaml", "--memory", "lots"),
-        ("serve", "--host", "0.0.0.0"),
+        ("serve", "--engine", "vllm"),
     ):
         assert_refused(graft(*arguments), 2)
     monkeypatch.setenv("GRAFTWORK_TYPO", "1")

@@ -36,7 +36,6 @@ def gc(apply: bool, grace: int | None, home: Path | None, as_json: bool) -> None
 
     \b
     Example:
-        graft gc
         graft gc --apply
     """
     from graftwork.registry.gc import collect

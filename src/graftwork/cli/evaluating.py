@@ -32,11 +32,11 @@ def evaluate(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure a version on a dataset or by a command; what was measured before is found.
+    """Measure a version on a dataset or by a command.
 
-    The numbers are kept with the version: 'graft show' shows them. A dataset is a JSONL file, imported with --kind
-    dataset; its fields say what is measured: exact_match (prompt, answer), multiple_choice (prompt, options, answer),
-    perplexity (text) or accuracy (text, label).
+    The numbers are kept with the version: 'graft show' shows them, and what was measured before is found. A dataset is
+    a JSONL file, imported with --kind dataset; its fields say what is measured: exact_match (prompt, answer),
+    multiple_choice (prompt, options, answer), perplexity (text) or accuracy (text, label).
 
     \b
     Example:

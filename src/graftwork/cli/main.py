@@ -51,7 +51,7 @@ COMMANDS = {
     "jobs": Entry("jobs", "jobs", "List jobs, show one, follow or cancel it."),
     "gc": Entry("collecting", "gc", "Delete bytes that nothing refers to any more."),
     "schedules": Entry("scheduling", "schedules", "Make jobs again and again, at the times of a cron expression."),
-    "worker": Entry("working", "worker", "Carry out jobs of a registry."),
+    "worker": Entry("working", "worker", "Carry out jobs of a registry, and make those of its schedules."),
     "tokens": Entry("tokens", "tokens", "Make, list and revoke the tokens that a server asks for."),
     "quotas": Entry("quotas", "quotas", "Say how much a namespace may hold."),
     "serve": Entry("serving", "serve", "Serve the registry, merges and inference over HTTP."),

@@ -51,7 +51,6 @@ def serve(
 
     \b
     Example:
-        graft serve --port 8000
         graft serve --engine vllm --engine-url http://10.0.0.1:8000 --engine-url http://10.0.0.2:8000
     """
     from graftwork.api import server
