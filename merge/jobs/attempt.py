@@ -55,7 +55,8 @@ def attempt(
         return Failure(GraftworkError.code, f"The job ran out of memory: {limit}.", retry=False)
     except Exception as error:
         logger.exception("job %s failed", claim.job.id)
-        return Failure(GraftworkError.code, f"{type(error).__name__}: {error}", retry=True)
+        short = f" (it may use {settings.job_memory} bytes of memory, job_memory)" if settings.job_memory else ""
+        return Failure(GraftworkError.code, f"{type(error).__name__}: {error}{short}", retry=True)
     return None
 
 

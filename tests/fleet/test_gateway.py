@@ -89,7 +89,7 @@ def test_a_server_that_is_gone_is_left_out_until_it_is_back(gateway: Gateway) ->
         gateway.stops[gateway.doubles.index(second)]()
         gone = client.post("/v1/completions", json=COMPLETION)
     assert (gone.status_code, gone.headers.get("Retry-After")) == (503, "1"), gone.text
-    assert gateway.urls[0] in gone.json()["error"]["message"]
+    assert gateway.urls[gateway.doubles.index(second)] in gone.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("tokens", [0, 2])
