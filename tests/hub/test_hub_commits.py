@@ -51,7 +51,7 @@ def test_what_can_never_be_a_version_is_refused(hub: Hub, new_repository: str, a
         "../x.json": (b"{}", "not a plain relative path"),
         "/x.json": (b"{}", "not a plain relative path"),
         "weird.exe": (b"x", "are accepted"),
-        CONFIG: (b'{"peft_type": "LORA", "base_model_name_or_path": "/home/me/base"}', "not in this registry"),
+        CONFIG: (b'{"peft_type": "LORA", "base_model_name_or_path": "/models/base"}', "not in this registry"),
     }
     before = hub.api.model_info(new_repository).sha
     for path, (content, reason) in refused.items():
