@@ -14,9 +14,16 @@ import pytest
 from graftwork.api.app import create_app
 from graftwork.api.server import running
 from graftwork.client import AsyncClient, Client, adapters, aliases, artifacts, jobs
-from graftwork.client.errors import ServerUnreachable
 from graftwork.client.events import Event, EventReader
-from graftwork.errors import AliasConflict, ArtifactNotFound, Cancelled, InvalidRecipe, SourceNotFound, UnknownMethod
+from graftwork.errors import (
+    AliasConflict,
+    ArtifactNotFound,
+    Cancelled,
+    InvalidRecipe,
+    ServerUnreachable,
+    SourceNotFound,
+    UnknownMethod,
+)
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry

@@ -166,6 +166,7 @@ def test_vllm_says_why_it_cannot_serve_an_adapter(gateway: Gateway, port: int) -
     assert "its rank is 32, and the engine takes ranks up to 16" in direct.json()["error"]["message"]
 
 
+@pytest.mark.usefixtures("gateway")
 def test_vllm_knows_no_digest_that_the_registry_does_not_know(port: int) -> None:
     unknown = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=ask(f"tiny/a@{'0' * 64}"), timeout=60)
     alias = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=ask("tiny/a@v1"), timeout=60)

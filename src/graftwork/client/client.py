@@ -15,9 +15,9 @@ from graftwork import __version__
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.client import jobs
 from graftwork.client.call import API, Call
-from graftwork.client.errors import ServerUnreachable, failure, raise_for
+from graftwork.client.errors import failure, raise_for
 from graftwork.client.events import Event, EventReader
-from graftwork.errors import Cancelled
+from graftwork.errors import Cancelled, ServerUnreachable
 
 T = TypeVar("T")
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)

@@ -7,16 +7,10 @@ from typing import Any
 
 import httpx
 
-from graftwork.errors import GraftworkError, OperationFailed
+from graftwork.errors import GraftworkError
 
 STANDARD = frozenset({"type", "title", "status", "detail", "code"})
 """What every problem has beside the fields of its own (RFC 9457)."""
-
-
-class ServerUnreachable(OperationFailed):
-    """The server {url} cannot be reached: {reason}."""
-
-    code = "server_unreachable"
 
 
 def raise_for(response: httpx.Response) -> None:

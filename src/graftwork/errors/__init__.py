@@ -68,7 +68,8 @@
         ├── HubUnavailable
         ├── AdapterProbeFailed
         ├── LeaseLost
-        └── ServerUnavailable
+        ├── ServerUnavailable
+        └── ServerUnreachable
 
 A class's docstring is its message: the fields in braces are the keyword arguments it is raised with.
 """
@@ -153,6 +154,7 @@ from graftwork.errors.operations import (
     LeaseLost,
     OperationFailed,
     ServerUnavailable,
+    ServerUnreachable,
     StorageFull,
     StorageUnavailable,
 )
@@ -214,6 +216,7 @@ __all__ = [
     "ScheduleExists",
     "ScheduleNotFound",
     "ServerUnavailable",
+    "ServerUnreachable",
     "SourceNotFound",
     "StaleCommit",
     "StorageFull",

@@ -69,3 +69,9 @@ class ServerUnavailable(OperationFailed):
     """The server could not be started on {address}: {reason}."""
 
     code = "server_unavailable"
+
+
+class ServerUnreachable(OperationFailed):
+    """The server {url} cannot be reached: {reason}."""
+
+    code = "server_unreachable"
