@@ -47,6 +47,7 @@ class Host:
         self._barred: frozenset[str] = frozenset()
         self._closing = threading.Event()
         self._lock = threading.Lock()
+        self._following = threading.Lock()
 
     def request(self, model: str) -> Future[Admission]:
         """Resolve `ns/name`, `ns/name@alias`, `ns/name@version` or a mixture of these, and pin what it names.
@@ -111,16 +112,12 @@ class Host:
         adapter nor an expert set, and what resolving and `prepare` raise.
         """
         version = self._registry.catalog.resolve(ref)
-        target = self._target_of(version)
-        if target is None:
+        if self._target_of(version) is None:
             reason = f"{version.ref} is a {version.kind.replace('_', ' ')}; adapters and expert sets can be kept"
             raise InvalidRequest(field="ref", reason=reason)
         self.prepare(version)
-        with self._lock:
-            _, before = self._kept.get(ref, (None, None))
-            self._kept[ref] = version, target
-        self._apply_kept(before, target)
-        return version
+        with self._following:
+            return self._keep_current(ref)
 
     def let_go(self, ref: str) -> bool:
         """Let what `keep` kept under this name be evicted again. Returns whether it was kept."""
@@ -133,16 +130,25 @@ class Host:
         """Whether anything is kept for the alias of the artifact `key` (its name in lower case)."""
         return any(ref.lower() == f"{key}@{alias}".lower() for ref in self.kept)
 
-    def follow(self, key: str, alias: str, version: Version) -> None:
-        """Keep `version` instead of what was kept for the alias of the artifact `key` (its name in lower case)."""
-        if not self.keeps(key, alias) or (target := self._target_of(version)) is None:
-            return
+    def follow(self, key: str, alias: str) -> None:
+        """Keep what the alias of the artifact `key` (its name in lower case) points at now, if it is kept at all.
+
+        Whoever calls this last has read the registry last, so that late news do not undo a later move.
+        """
+        with self._following:
+            for ref in [ref for ref in self.kept if ref.lower() == f"{key}@{alias}".lower()]:
+                self._keep_current(ref)
+
+    def _keep_current(self, ref: str) -> Version:
+        version = self._registry.catalog.resolve(ref)
+        target = self._target_of(version)
         with self._lock:
-            refs = [ref for ref in self._kept if ref.lower() == f"{key}@{alias}".lower()]
-            before = [self._kept[ref][1] for ref in refs]
-            self._kept.update(dict.fromkeys(refs, (version, target)))
-        for old in before:
-            self._apply_kept(old, target)
+            _, before = self._kept.get(ref, (None, None))
+            if target is not None:
+                self._kept[ref] = version, target
+        if target is not None:
+            self._apply_kept(before, target)
+        return version
 
     def bar(self, digests: frozenset[str]) -> None:
         """Serve these versions no more, and all others again. Returns at once.

@@ -18,8 +18,8 @@ class ServingHost(Protocol):
         Raises AdapterProbeFailed, and what loading it raises; then the alias must stay where it is.
         """
 
-    def follow(self, key: str, alias: str, version: Version) -> None:
-        """The alias of the artifact `key` (its name in lower case) has moved to `version`."""
+    def follow(self, key: str, alias: str) -> None:
+        """The alias of the artifact `key` (its name in lower case) has moved."""
 
     def occupants(self) -> Mapping[str, Sequence[Occupant]]:
         """The adapters that this process holds, by the digest of their base."""

@@ -36,17 +36,20 @@ def follow_once(registry: Registry, host: Host, watch: Watch) -> None:
     host.bar(changes.barred)
     for change in changes.aliases:
         try:
-            _follow(registry, host, change)
+            follow_change(registry, host, change)
         except GraftworkError as error:
             logger.warning("%s of %s cannot be made ready: %s", change.after[:12], change.key, error)
 
 
-def _follow(registry: Registry, host: Host, change: AliasChange) -> None:
-    """Make ready what an alias moves to, when the version that it leaves is in use."""
+def follow_change(registry: Registry, host: Host, change: AliasChange) -> None:
+    """Make ready what an alias moves to, when the version that it leaves is in use.
+
+    The change may be old news: what is kept for the alias is what it points at now.
+    """
     is_used = change.before is not None and host.is_resident(change.before)
     if not is_used and not host.keeps(change.key, change.alias):
         return
     version = registry.catalog.by_digest(change.after)
     host.prepare(version, replaces=change.before)
     if change.done:
-        host.follow(change.key, change.alias, version)
+        host.follow(change.key, change.alias)

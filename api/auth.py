@@ -27,7 +27,6 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 ADMIN_PREFIXES = (
     "/api/v1/tokens",
     "/api/v1/audit",
-    "/api/v1/engines",
     "/api/v1/fleet",
     "/api/v1/residents",
 )

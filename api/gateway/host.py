@@ -125,7 +125,7 @@ class FleetHost:
         if not any(answer == "" for answer in answers):
             raise AdapterProbeFailed(adapter=version.ref, reason="no server of its base is ready")
 
-    def follow(self, key: str, alias: str, version: Version) -> None:
+    def follow(self, key: str, alias: str) -> None:
         """Do nothing: what a server has loaded is its own affair."""
 
     def occupants(self) -> dict[str, list[Occupant]]:

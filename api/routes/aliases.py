@@ -72,7 +72,7 @@ def put_alias(
         if body.is_conditional:
             raise
         return respond(request, conflict, status=412)
-    host.follow(version.name.key, alias, version)
+    host.follow(version.name.key, alias)
     response.headers["ETag"] = f'"{entry.digest}"'
     return AliasOut.of(entry)
 

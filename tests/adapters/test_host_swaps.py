@@ -15,7 +15,7 @@ from graftwork.adapters.admission import give_back
 from graftwork.adapters.engine.sequence import Request, Sampling
 from graftwork.adapters.experts.selection import selection_digest
 from graftwork.adapters.host import Admission, Host
-from graftwork.adapters.watcher import follow_once, run_watcher
+from graftwork.adapters.watcher import follow_change, follow_once, run_watcher
 from graftwork.errors import InvalidRequest, ModelNotFound, NoAdapterCapacity, NotFound, Overloaded
 from graftwork.registry.expert_sets import Member, create_expert_set
 from graftwork.registry.importer import import_source
@@ -98,6 +98,25 @@ def test_an_alias_that_nobody_uses_here_is_not_followed(
     move(registry, versions["everything"])
     follow_once(registry, host, watch)
     assert residency.digests == []
+
+
+def test_news_that_come_late_do_not_undo_a_later_move(
+    host: Host, registry: Registry, versions: dict[str, Version]
+) -> None:
+    """The watcher may have read a move, and act on it only after the next one was made and followed."""
+    first, second = versions["attention"], versions["everything"]
+    watch = Watch(registry.database)
+    registry.aliases.set(SKILL, "prod", second.digest)
+    registry.aliases.set(SKILL, "prod", first.digest)
+    host.admit("team/base").engine.start()
+    host.keep("team/skill@prod")
+    registry.aliases.set(SKILL, "prod", second.digest)
+    host.follow(SKILL.key, "prod")
+    assert host.kept["team/skill@prod"].digest == second.digest
+    late = [change for change in watch.poll().aliases if change.done and change.after == first.digest]
+    assert late
+    follow_change(registry, host, late[0])
+    assert host.kept["team/skill@prod"].digest == second.digest
 
 
 def test_what_is_kept_follows_its_alias(host: Host, registry: Registry, versions: dict[str, Version]) -> None:
