@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -17,31 +17,36 @@ else:
     Array: TypeAlias = object
 
 
-_PLAIN = {int, float, bool, str, tuple, list, type(None)}
+_PLAIN = {int, float, bool, str, type(None)}
 """What the arguments of kernels are besides arrays."""
+_SEQUENCES = (list, tuple)
 
 
 def is_array(value: object) -> TypeGuard[Array]:
     """Whether `value` is a numpy array or a torch tensor."""
-    return isinstance(value, np.ndarray) or (type(value) not in _PLAIN and hasattr(value, "data_ptr"))
+    return type(value) not in _PLAIN and (isinstance(value, np.ndarray) or hasattr(value, "data_ptr"))
 
 
-def arrays_in(values: Sequence[object]) -> Iterator[Array]:
+def arrays_in(values: Sequence[object]) -> list[Array]:
     """The arrays among the arguments of a kernel, those in lists and tuples too."""
+    found: list[Array] = []
     for value in values:
-        if is_array(value):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from arrays_in(value)
+        if type(value) in _PLAIN:
+            continue
+        if isinstance(value, _SEQUENCES):
+            found += arrays_in(value)
+        elif is_array(value):
+            found.append(value)
+    return found
 
 
 def with_arrays(value: Any, convert: Callable[[Array], Any]) -> Any:
     """`value` with `convert` applied to each array in it."""
-    if is_array(value):
-        return convert(value)
-    if isinstance(value, list | tuple):
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, _SEQUENCES):
         return [with_arrays(item, convert) for item in value]
-    return value
+    return convert(value) if is_array(value) else value
 
 
 def device(array: Array) -> str:
@@ -69,6 +74,45 @@ def as_tensor(array: Array) -> torch.Tensor:
         array = array.copy()
     bits = array.view(f"i{array.itemsize}")  # torch cannot read the dtypes of ml_dtypes
     return torch.from_numpy(bits).view(torch_dtype(safetensors_name(array.dtype)))
+
+
+def integers(rows: Sequence[Sequence[int]], like: torch.Tensor) -> torch.Tensor:
+    """Numbers below 2**63 as int64 [rows, columns] on the device of `like`, queued without waiting for it.
+
+    Triton compiles a kernel anew for every kind of number among its arguments, and for hardly any in memory.
+    """
+    import torch
+
+    host = torch.tensor(rows, dtype=torch.int64, pin_memory=like.is_cuda)
+    return host.to(like.device, non_blocking=True)
+
+
+def on_host(array: Array) -> np.ndarray[Any, Any]:
+    """The array in host memory: itself where it is a numpy array, a copy of a torch tensor."""
+    if isinstance(array, np.ndarray):
+        return array
+    import torch
+
+    bits = getattr(torch, f"int{8 * array.itemsize}")  # numpy cannot read all dtypes of torch
+    host: np.ndarray[Any, Any] = array.contiguous().cpu().view(bits).numpy()
+    return host.view(numpy_dtype(safetensors_name(array.dtype)))
+
+
+def beside(array: Array, like: Array) -> Array:
+    """The array on the device of `like`: itself where both are numpy arrays."""
+    return array if isinstance(like, np.ndarray) else as_tensor(array).to(like.device)
+
+
+def reinterpreted(array: Array, dtype: str) -> Any:
+    """The same memory as elements of another safetensors dtype."""
+    return array.view(numpy_dtype(dtype)) if isinstance(array, np.ndarray) else array.view(torch_dtype(dtype))
+
+
+def zeros(shape: Sequence[int], dtype: str, like: Array) -> Array:
+    """An array of zeros of a safetensors dtype, of the kind and on the device of `like`."""
+    array = empty(shape, dtype, like)
+    array[...] = 0
+    return array
 
 
 def empty(shape: Sequence[int], dtype: str, like: Array) -> Array:

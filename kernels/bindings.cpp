@@ -34,6 +34,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("ties_votes", &ties_votes, NoGil());
     m.def("gram", &gram, NoGil());
     m.def("abs_sum", &abs_sum, NoGil());
+    m.def("all_finite", &all_finite, NoGil());
     m.def("axis_weighted_sum", &axis_weighted_sum, NoGil());
     m.def("ram_combine", &ram_combine, NoGil());
     m.def("ram_counts", &ram_counts, NoGil());

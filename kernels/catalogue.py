@@ -10,6 +10,14 @@ from typing import Any
 from graftwork.kernels.case import Case
 from graftwork.kernels.dispatch import Kernel
 
+TORCH_ON_GPU = {
+    "all_finite": "a merge asks it of what has landed in host memory",
+    "linear": "its matrix product is that of torch's BLAS",
+    "paged_attention": "its products and its softmax are those of torch, over what one gather has read",
+    "rank_chances": "torch sorts the rows of a GPU's tensor by radix, stably",
+}
+"""The kernels without a Triton twin, and why their reference serves tensors on a GPU as well."""
+
 
 def catalogue() -> dict[str, Kernel[..., Any]]:
     """The kernels by name: each folder with a `reference.py` declares the kernel it is named after."""

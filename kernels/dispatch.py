@@ -72,12 +72,12 @@ class Kernel(Generic[P, R]):
         forced_twin = _forced.get()
         if forced_twin is not None:
             return forced_twin
-        arrays = list(arrays_in(args))
+        arrays = arrays_in(args)
         return next(twin for twin in TWINS if self._refusal(twin, arrays) is None)
 
     def refusal(self, twin: str, *args: object) -> str | None:
         """Why `twin` does not take these arguments; None when it does."""
-        return self._refusal(twin, list(arrays_in(args)))
+        return self._refusal(twin, arrays_in(args))
 
     def _refusal(self, twin: str, arrays: list[Array]) -> str | None:
         if twin == "reference":
@@ -102,12 +102,12 @@ class Kernel(Generic[P, R]):
         return bool(importlib.util.find_spec(f"{self._package}.fused") and importlib.util.find_spec("triton"))
 
     def _fused_refusal(self, arrays: list[Array]) -> str | None:
-        if all(device(array) == "cpu" for array in arrays):
+        if set(map(device, arrays)) <= {"cpu"}:
             return "no array is on a GPU"
         return None if self.has_fused else f"{self.name} has no Triton twin, or Triton is not installed"
 
     def _native_refusal(self, arrays: list[Array]) -> str | None:
-        if any(device(array) != "cpu" for array in arrays):
+        if not set(map(device, arrays)) <= {"cpu"}:
             return "an array is not in host memory"
         return "the native module was not built" if native_module() is None else None
 

@@ -7,6 +7,7 @@
 #ifdef GRAFTWORK_AVX512
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
@@ -65,7 +66,8 @@ template <typename Kind>
 constexpr std::int64_t PART = 32 * Kind::STEP;
 
 // h[t * stride + r] (+)= a[r] . x[t] over `count <= PART` elements; rows and tokens are `width` elements apart.
-template <typename Kind, int ROWS, int TOKENS>
+// Of FETCHED rows from `next` on, the same elements are fetched meanwhile.
+template <typename Kind, int ROWS, int TOKENS, int FETCHED>
 void dots(
     const typename Kind::Element* x,
     const typename Kind::Element* a,
@@ -73,17 +75,19 @@ void dots(
     std::int64_t count,
     bool first,
     float* h,
-    std::int64_t stride) {
+    std::int64_t stride,
+    const typename Kind::Element* next) {
     using Vector = decltype(Kind::load(x));
     __m512 sums[TOKENS * ROWS];
     UNROLL for (int i = 0; i < TOKENS * ROWS; i++) sums[i] = _mm512_setzero_ps();
     std::int64_t i = 0;
     for (; i + Kind::STEP <= count; i += Kind::STEP) {
+        UNROLL for (int r = 0; r < FETCHED; r++)
+            _mm_prefetch(reinterpret_cast<const char*>(next + r * width + i), _MM_HINT_T0);
         Vector xs[TOKENS];
         UNROLL for (int t = 0; t < TOKENS; t++) xs[t] = Kind::load(x + t * width + i);
         UNROLL for (int r = 0; r < ROWS; r++) {
             const Vector row = Kind::load(a + r * width + i);
-            if (TOKENS < 4) _mm_prefetch(reinterpret_cast<const char*>(a + (r + ROWS) * width + i), _MM_HINT_T0);
             UNROLL for (int t = 0; t < TOKENS; t++)
                 sums[t * ROWS + r] = Kind::add_product(sums[t * ROWS + r], xs[t], row);
         }
@@ -116,7 +120,35 @@ template <typename Kind, int ROWS, int TOKENS>
 void whole_dots(
     const typename Kind::Element* x, const typename Kind::Element* a, std::int64_t width, float* h, std::int64_t stride) {
     for (std::int64_t i = 0; i == 0 || i < width; i += PART<Kind>)
-        dots<Kind, ROWS, TOKENS>(x + i, a + i, width, std::min(PART<Kind>, width - i), i == 0, h, stride);
+        dots<Kind, ROWS, TOKENS, ROWS>(
+            x + i, a + i, width, std::min(PART<Kind>, width - i), i == 0, h, stride, a + ROWS * width + i);
+}
+
+// As whole_dots for `tokens` tokens, fewer than 4: the rows are streams from memory.
+template <typename Kind, int TOKENS>
+void dots_of_few(
+    const typename Kind::Element* x,
+    const typename Kind::Element* a,
+    std::int64_t rows,
+    std::int64_t width,
+    float* h,
+    std::int64_t stride) {
+    constexpr int ROWS = TOKENS == 1 ? 16 : TOKENS == 2 ? 8 : 5;
+    std::int64_t r = 0;
+    for (; r + ROWS <= rows; r += ROWS) whole_dots<Kind, ROWS, TOKENS>(x, a + r * width, width, h + r, stride);
+    for (; r + 4 <= rows; r += 4) whole_dots<Kind, 4, TOKENS>(x, a + r * width, width, h + r, stride);
+    for (; r < rows; r++) whole_dots<Kind, 1, TOKENS>(x, a + r * width, width, h + r, stride);
+}
+
+// ROWS rows with `tokens` tokens, at most 4.
+template <typename Kind, int ROWS, int FETCHED, typename... Others>
+void dots_of_up_to_4(std::int64_t tokens, Others... others) {
+    switch (tokens) {
+        case 1: return dots<Kind, ROWS, 1, FETCHED>(others...);
+        case 2: return dots<Kind, ROWS, 2, FETCHED>(others...);
+        case 3: return dots<Kind, ROWS, 3, FETCHED>(others...);
+        default: return dots<Kind, ROWS, 4, FETCHED>(others...);
+    }
 }
 
 // h[t * stride + r] = a[r] . x[t]. A part of 16 tokens stays in the first-level cache while all rows pass by; the rows
@@ -130,39 +162,39 @@ void dots_of_tile(
     std::int64_t width,
     float* h,
     std::int64_t stride) {
+    if (tokens == 1) return dots_of_few<Kind, 1>(x, a, rows, width, h, stride);
+    if (tokens == 2) return dots_of_few<Kind, 2>(x, a, rows, width, h, stride);
+    if (tokens == 3) return dots_of_few<Kind, 3>(x, a, rows, width, h, stride);
     constexpr std::int64_t NEAR = 16, LINE = 64 / sizeof(typename Kind::Element);
-    const std::int64_t fours = tokens / 4 * 4, whole_rows = rows / 4 * 4;
+    const std::int64_t whole_rows = rows / 4 * 4;
     for (std::int64_t i = 0; i == 0 || i < width; i += PART<Kind>) {
         const std::int64_t count = std::min(PART<Kind>, width - i);
-        for (std::int64_t near = 0; near < fours; near += NEAR) {
-            const std::int64_t end = std::min(near + NEAR, fours), calls = (end - near) / 4;
+        for (std::int64_t near = 0; near < tokens; near += NEAR) {
+            const std::int64_t end = std::min(near + NEAR, tokens), calls = (end - near + 3) / 4;
             for (std::int64_t r = 0; r < whole_rows; r += 4)
-                for (std::int64_t t = near; t < end; t += 4) {
-                    const std::int64_t call = (t - near) / 4;
-                    for (std::int64_t next = 4 * call / calls; near == 0 && next < 4 * (call + 1) / calls; next++)
-                        for (std::int64_t at = 0; at < count; at += LINE)
-                            _mm_prefetch(reinterpret_cast<const char*>(a + (r + 4 + next) * width + i + at), _MM_HINT_T0);
-                    dots<Kind, 4, 4>(
-                        x + t * width + i, a + r * width + i, width, count, i == 0, h + t * stride + r, stride);
+                for (std::int64_t t = near, call = 0; t < end; t += 4, call++) {
+                    const auto run = [&](auto fetched) {
+                        constexpr int FETCHED = decltype(fetched)::value;
+                        const std::int64_t next = std::min<std::int64_t>(FETCHED * call, 4 - FETCHED);
+                        dots_of_up_to_4<Kind, 4, FETCHED>(
+                            end - t, x + t * width + i, a + r * width + i, width, count, i == 0, h + t * stride + r,
+                            stride, a + (r + 4 + next) * width + i);
+                    };
+                    // between many products in one go, between few beside them: measured
+                    for (std::int64_t at = 0; near == 0 && calls == 4 && at < count; at += LINE)
+                        _mm_prefetch(reinterpret_cast<const char*>(a + (r + 4 + call) * width + i + at), _MM_HINT_T0);
+                    if (near > 0 || calls == 4)
+                        run(std::integral_constant<int, 0>());
+                    else if (calls > 1)
+                        run(std::integral_constant<int, 2>());
+                    else
+                        run(std::integral_constant<int, 4>());
                 }
+            for (std::int64_t r = whole_rows; r < rows; r++)
+                for (std::int64_t t = near; t < end; t += 4)
+                    dots_of_up_to_4<Kind, 1, 0>(
+                        end - t, x + t * width + i, a + r * width + i, width, count, i == 0, h + t * stride + r, stride, a);
         }
-    }
-    std::int64_t r = whole_rows;
-    for (; fours && r < rows; r++)
-        for (std::int64_t t = 0; t < fours; t += 4)
-            whole_dots<Kind, 1, 4>(x + t * width, a + r * width, width, h + t * stride + r, stride);
-    std::int64_t t = fours;
-    for (; t + 2 <= tokens; t += 2) {
-        for (r = 0; r + 8 <= rows; r += 8)
-            whole_dots<Kind, 8, 2>(x + t * width, a + r * width, width, h + t * stride + r, stride);
-        for (; r < rows; r++) whole_dots<Kind, 1, 2>(x + t * width, a + r * width, width, h + t * stride + r, stride);
-    }
-    if (t < tokens) {
-        for (r = 0; r + 16 <= rows; r += 16)
-            whole_dots<Kind, 16, 1>(x + t * width, a + r * width, width, h + t * stride + r, stride);
-        for (; r + 4 <= rows; r += 4)
-            whole_dots<Kind, 4, 1>(x + t * width, a + r * width, width, h + t * stride + r, stride);
-        for (; r < rows; r++) whole_dots<Kind, 1, 1>(x + t * width, a + r * width, width, h + t * stride + r, stride);
     }
 }
 

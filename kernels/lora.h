@@ -17,7 +17,7 @@ struct Run {
 
 // A part of a run: few tokens are many ranks or columns at a time (each pool row is read once, at the speed of memory),
 // many tokens are tiles that stay in the second-level cache.
-constexpr std::int64_t FEW_TOKENS = 4, TILE_TOKENS = 32, TILE_RANKS = 8, TILE_COLUMNS = 512,
+constexpr std::int64_t FEW_TOKENS = 4, TILE_TOKENS = 48, TILE_RANKS = 8, TILE_COLUMNS = 512,
                        MANY_COLUMNS = 2048;
 
 struct Tile {

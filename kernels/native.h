@@ -93,6 +93,9 @@ void gram(const Array& out, const std::vector<Array>& inputs, const OptionalArra
 
 void abs_sum(const Array& out, const Array& x, const OptionalArray& base);
 
+// Whether no element, in float32, is infinite or NaN.
+bool all_finite(const Array& x);
+
 void axis_weighted_sum(
     const Array& out,
     const std::vector<Array>& inputs,

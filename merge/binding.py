@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import InvalidRecipe, UnknownParameter
 from graftwork.merge.method import Method, Parameter
-from graftwork.merge.modifiers.consensus import Agreed, find_consensus
 from graftwork.merge.parameters import Setting, Unset, first_set, parse_setting
 from graftwork.merge.recipe import ModelEntry, Recipe, did_you_mean
+
+if TYPE_CHECKING:
+    from graftwork.merge.modifiers.consensus import Consensus
 
 Level = Mapping[str, Setting]
 Place = tuple[str, Mapping[str, Any]]
@@ -47,7 +49,7 @@ class Binding:
             for entry, place in zip(entries, self._where, strict=True)
         ]
         self._compat = recipe.compat == "mergekit"
-        self._consensus = find_consensus(recipe, method)
+        self._consensus = _find_consensus(recipe, method)
         self._built: dict[tuple[Any, ...], Any] = {}
 
     def at(self, tensor: str, depth: float, sources: Sequence[str] | None = None) -> Any:
@@ -63,7 +65,7 @@ class Binding:
         try:
             if key not in self._built:
                 built = self.method.build(values, compat=self._compat)
-                self._built[key] = built if self._consensus is None else Agreed(built, self._consensus)
+                self._built[key] = built if self._consensus is None else self._consensus.of(built)
             self.method.check(self._built[key], tensor)
         except ValueError as error:
             raise InvalidRecipe(where=f"the parameters for {tensor}", reason=error) from None
@@ -105,6 +107,14 @@ class Binding:
             reason = f"{self.method.name} needs {parameter.name}, and none is given for {tensor}"
             raise InvalidRecipe(where=where, reason=reason)
         return parameter.default
+
+
+def _find_consensus(recipe: Recipe, method: Method) -> Consensus | None:
+    if not recipe.modifiers:
+        return None
+    from graftwork.merge.modifiers.consensus import find_consensus
+
+    return find_consensus(recipe, method)
 
 
 def _places(recipe: Recipe, entries: Sequence[ModelEntry]) -> list[str]:

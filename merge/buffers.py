@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import threading
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
+from graftwork.kernels.arrays import empty, reinterpreted
 from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.merge.slices import Array
+
+HostArray = NDArray[Any]
+HOST: HostArray = np.empty(0, np.uint8)
 
 
 class Buffers:
@@ -16,16 +22,21 @@ class Buffers:
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def array(self, role: str, dtype: str, length: int) -> Array:
-        """An array of `length` elements of a safetensors dtype, with whatever was in it."""
-        kept: dict[str, Array] = self._local.__dict__.setdefault("kept", {})
-        kind = numpy_dtype(dtype)
-        needed = length * kind.itemsize
-        if role not in kept or kept[role].size < needed:
-            kept[role] = np.empty(needed, np.uint8)
-        return kept[role][:needed].view(kind)
+    @overload
+    def array(self, role: str, dtype: str, length: int) -> HostArray: ...
+    @overload
+    def array(self, role: str, dtype: str, length: int, like: Array) -> Array: ...
+    def array(self, role: str, dtype: str, length: int, like: Array = HOST) -> Array:
+        """An array of `length` elements of a safetensors dtype, with whatever was in it, on the device of `like`."""
+        kept: dict[tuple[str, type], Array] = self._local.__dict__.setdefault("kept", {})
+        key = role, type(like)
+        needed = length * numpy_dtype(dtype).itemsize
+        if key not in kept or len(kept[key]) < needed:
+            kept[key] = empty((needed,), "U8", like)
+        array: Array = reinterpreted(kept[key][:needed], dtype)
+        return array
 
 
-def as_bytes(array: Array) -> memoryview:
+def as_bytes(array: HostArray) -> memoryview:
     """The memory of a flat array."""
     return array.view(np.uint8).data

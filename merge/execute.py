@@ -1,13 +1,14 @@
 """Carry a plan out: statistics where the method asks for them, then one slice after another into the output.
 
 Tensors of up to `Intake.alone` elements are merged by one thread from reading to writing, several small ones in one
-task. Larger ones are cut into spans that all threads share, stage by stage. Either way a tensor is read once where the
-memory limit holds it, and what is written is recorded in the journal.
+task. Larger ones are cut into spans that all threads share, stage by stage, and read anew for each stage, from the
+system's cache of files. What is written is recorded in the journal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,15 +18,19 @@ import numpy as np
 from graftwork import tracing
 from graftwork.errors import IncompatibleModels, NonFiniteTensor
 from graftwork.kernels.abs_sum import abs_sum
+from graftwork.kernels.all_finite import all_finite
+from graftwork.kernels.arrays import on_host
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.buffers import as_bytes
-from graftwork.merge.intake import Held, Intake, operand_bytes
+from graftwork.merge.buffers import HostArray, as_bytes
+from graftwork.merge.intake import Held, Intake, open_intake, operand_bytes
 from graftwork.merge.output.journal import Span
+from graftwork.merge.output.target import Target
 from graftwork.merge.output.writer import OutputFolder
 from graftwork.merge.pipeline import AHEAD, Stages, Task, run_pipelines
 from graftwork.merge.plan import Plan, TensorPlan
 from graftwork.merge.slices import Array, Slice
-from graftwork.merge.statistics.magnitudes import BlockSums, Extent, Measuring, Statistic
+from graftwork.merge.statistics.block_sums import BlockSums
+from graftwork.merge.statistics.passes import Extent, Measuring, Statistic
 from graftwork.progress import Progress
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
 
@@ -43,40 +48,66 @@ class Report:
     lines_alpha: float | None = None
 
 
-def write_tensors(plan: Plan, output: OutputFolder, progress: Progress) -> Report:
-    """Write every tensor of `plan` into `output`, whose weight files are allocated here.
+def write_tensors(plan: Plan, output: OutputFolder, progress: Progress, run: type[Run]) -> Report:
+    """Write every tensor of `plan` into `output`, whose weight files are allocated here; `run` says who computes.
 
     What the output's journal says was written by a process that was killed is not written again. Raises
     NonFiniteTensor, IncompatibleModels for integer tensors that differ, InputChanged, StorageFull, and whatever
     `progress` raises.
     """
     output.allocate(plan.shards)
-    report = _Run(plan, output, progress, Intake(plan)).go()
+    report = run(plan, output, progress).go()
     for source in plan.sources:
         source.check_unchanged()
     return report
 
 
 @dataclass
-class _Run:
+class Run:
+    """One merge at work; `measured` has the statistics of tensors, by name."""
+
     plan: Plan
-    output: OutputFolder
+    output: Target
     progress: Progress
-    intake: Intake
     measured: dict[str, Any] = field(default_factory=dict)
-    positions: dict[str, int] = field(default_factory=dict)
+    intake: Intake = field(init=False)
+    positions: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.intake = open_intake(self.plan)
+        self.positions = {tensor.name: position for position, tensor in enumerate(self.plan.tensors)}
 
     def go(self) -> Report:
-        self.positions = {tensor.name: position for position, tensor in enumerate(self.plan.tensors)}
+        """Measure what spans the model, then write every tensor."""
         merged = [tensor for tensor in self.plan.tensors if tensor.method is not None and tensor.numel > 0]
         self._measure_model(merged)
         alpha = self._find_alpha(merged)
-        self._drive("merge", self._pipelines(self.plan.tensors, partial(self._write, alpha=alpha), record=True))
+        self.write(alpha)
         measured = self.plan.lines is not None and self.plan.lines.alpha is None
         return Report(alpha if measured else None)
 
-    def _drive(self, stage: str, pipelines: Iterable[Stages], passes: int = 1) -> None:
-        total = passes * sum(map(operand_bytes, self.plan.tensors))
+    def write(self, alpha: float) -> None:
+        """Merge and write what the journal does not have."""
+        self.drive("merge", self._pipelines(self.plan.tensors, partial(self._write, alpha=alpha), record=True))
+
+    def norms(self, tensors: Sequence[TensorPlan]) -> tuple[BlockSums, BlockSums]:
+        """The L1 norms by tensor of the plain sum of the deltas, and of the merged delta."""
+        before, after = BlockSums(), BlockSums()
+        for tensor in tensors:
+            before.reserve(tensor.name, tensor.numel)
+            after.reserve(tensor.name, tensor.numel)
+        self.drive("measure", self._pipelines(tensors, partial(self._add_norms, before=before, after=after)))
+        return before, after
+
+    def drive(self, stage: str, pipelines: Iterable[Stages]) -> None:
+        """Run pipelines to their end, telling how far the stage is."""
+        with self.stage(stage) as report:
+            run_pipelines(pipelines, threads=self.plan.threads, report=report)
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[Callable[[int], None]]:
+        """Tells the progress of a stage: what it yields is called with every count of bytes that are done."""
+        total = sum(map(operand_bytes, self.plan.tensors))
         done = 0
         self.progress(stage, 0, total)
 
@@ -86,7 +117,7 @@ class _Run:
             self.progress(stage, done, total)
 
         with tracing.span(tracing.PASS, {tracing.STAGE: stage}):
-            run_pipelines(pipelines, threads=self.plan.threads, report=report)
+            yield report
         self.progress(stage, total, total)
 
     def _wanted(self, tensor: TensorPlan) -> Statistic[Any] | None:
@@ -107,7 +138,7 @@ class _Run:
         if result is None:
             found: list[Any] = []
             extent = Extent(sum(tensor.numel for tensor in tensors), len(self.plan.models))
-            self._drive("measure", [self._whole_model(statistic.measure(extent), tensors, found)])
+            self.drive("measure", [self._whole_model(statistic.measure(extent), tensors, found)])
             result = found[0]
             self._keep("statistic", result)
         self.measured.update((tensor.name, result) for tensor in tensors)
@@ -141,6 +172,8 @@ class _Run:
         for tensor, start, stop in bundle:
             if only is not None:
                 start, stop = only, min(only + self.intake.slice, stop)
+            elif held is None:
+                self._look_ahead(tensor, stop)
             for piece in self.intake.slices(tensor, start, stop, held):
                 observe(piece)
         return 0
@@ -155,26 +188,22 @@ class _Run:
         known: float | None = self._recalled("alpha")
         if known is not None:
             return known
-        before, after = BlockSums(), BlockSums()
-        for tensor in merged:
-            before.reserve(tensor.name, tensor.numel)
-            after.reserve(tensor.name, tensor.numel)
-        self._drive("measure", self._pipelines(merged, partial(self._add_norms, before=before, after=after)))
+        before, after = self.norms(merged)
         ratio = before.total() / after.total() if after.total() > 0 else 1.0
         self._keep("alpha", ratio / len(self.plan.models))
         return ratio / len(self.plan.models)
 
     def _add_norms(self, tensor: TensorPlan, piece: Slice, *, before: BlockSums, after: BlockSums) -> None:
         """L1 norms of the plain sum of the deltas and of the merged delta, both evaluated against a base of zeros."""
-        buffers = self.intake.buffers
-        zeros = buffers.array("zeros", "F32", piece.size)
-        zeros.fill(0)
+        buffers, like = self.intake.buffers, piece.against_base()
+        zeros = buffers.array("zeros", "F32", piece.size, like)
+        zeros[...] = 0
         deltas = []
         for position, values in enumerate(piece.inputs):
-            delta = buffers.array(f"delta {position}", "F32", piece.size)
+            delta = buffers.array(f"delta {position}", "F32", piece.size, like)
             weighted_sum(delta, (values, piece.against_base()), (1.0, -1.0))
             deltas.append(delta)
-        result = buffers.array("delta out", "F32", piece.size)
+        result = buffers.array("delta out", "F32", piece.size, like)
         weighted_sum(result, deltas, [1.0] * len(deltas))
         before.put(tensor.name, piece.offset, abs_sum(result))
         differences = Slice(piece.tensor, piece.offset, zeros, tuple(deltas), piece.seed, piece.shape)
@@ -234,14 +263,15 @@ class _Run:
             self._observe([(tensor, 0, tensor.numel)], observe=visit.observe, only=visit.only, held=held)
 
     def _spread(self, tensor: TensorPlan, work: Work, *, record: bool) -> Stages:
-        """The stages of a large tensor: read it if it can be held, measure it, work on its spans."""
+        """The stages of a large tensor: read it if it is to be held, measure it, work on its spans."""
         statistic = self._wanted(tensor)
-        held = self.intake.reserve(tensor) if statistic is not None else None
+        cached = self.intake.is_cached(tensor)
+        held = None if statistic is None or cached else self.intake.reserve(tensor)
         spans = [(tensor, start, min(start + self.intake.span, tensor.numel)) for start in self._starts(tensor)]
         if held is not None:
             yield [partial(self._fill, held, *span) for span in spans]
         if statistic is not None:
-            extent = Extent(tensor.numel, len(tensor.inputs), tensor.shape, resident=held is not None)
+            extent = Extent(tensor.numel, len(tensor.inputs), tensor.shape, resident=cached or held is not None)
             bundles = [[span] for span in spans]
             self.measured[tensor.name] = yield from self._passes(statistic.measure(extent), bundles, held)
         if record:
@@ -296,23 +326,28 @@ class _Run:
             self.output.journal.add(spans)
 
     def _write(self, tensor: TensorPlan, piece: Slice, *, alpha: float) -> None:
-        out = self._copied(tensor, piece) if tensor.method is None else self._combined(tensor, piece, alpha)
-        self.output.write(tensor.name, piece.offset * DTYPE_BYTES[tensor.dtype], as_bytes(out))
-
-    def _combined(self, tensor: TensorPlan, piece: Slice, alpha: float) -> Array:
+        if tensor.method is None:
+            self._put(tensor, piece, self._copied(tensor, piece))
+            return
         lines = self.plan.lines
         scale = 1.0 if lines is None else lines.coefficient(tensor.block, alpha)
-        out = self.intake.buffers.array("out", tensor.dtype, piece.size)
+        out = self.intake.output(tensor, piece)
         tensor.method.combine(out, piece, self.measured.get(tensor.name), scale)
-        if not np.isfinite(abs_sum(out)).all():
-            raise self._blame(tensor, piece, out)
-        return out
+        self.intake.deliver(out, tensor, partial(self._check_and_put, tensor, piece))
 
-    def _copied(self, tensor: TensorPlan, piece: Slice) -> Array:
-        """Copy the base's integers; the models' must be the same, unless the tensor is a single counter."""
-        ours = piece.against_base()
+    def _check_and_put(self, tensor: TensorPlan, piece: Slice, out: HostArray) -> None:
+        if not all_finite(out):
+            raise self._blame(tensor, piece, out)
+        self._put(tensor, piece, out)
+
+    def _put(self, tensor: TensorPlan, piece: Slice, out: HostArray) -> None:
+        self.output.write(tensor.name, piece.offset * DTYPE_BYTES[tensor.dtype], as_bytes(out))
+
+    def _copied(self, tensor: TensorPlan, piece: Slice) -> HostArray:
+        """The base's integers; the models' must be the same, unless the tensor is a single counter."""
+        ours = on_host(piece.against_base())
         for operand, theirs in zip(tensor.inputs, piece.inputs, strict=True):
-            if tensor.numel > 1 and not np.array_equal(as_bytes(ours), as_bytes(theirs)):
+            if tensor.numel > 1 and not np.array_equal(as_bytes(ours), as_bytes(on_host(theirs))):
                 reason = f"the tensor {tensor.name!r} is {tensor.dtype}, which cannot be merged, and its values differ"
                 labels = [self.plan.sources[side.source].label for side in (operand, tensor.operands[0])]
                 raise IncompatibleModels(model=labels[0], other=labels[1], reason=reason)
@@ -330,4 +365,4 @@ class _Run:
 
 
 def _count_non_finite(array: Array) -> int:
-    return int(np.count_nonzero(~np.isfinite(array.astype(np.float32))))
+    return int(np.count_nonzero(~np.isfinite(on_host(array).astype(np.float32))))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from graftwork.kernels.dtypes import numpy_dtype
-from graftwork.merge.buffers import Buffers, as_bytes
+from graftwork.merge.buffers import Buffers, HostArray, as_bytes
+from graftwork.merge.models.readers import files_beneath
 from graftwork.merge.models.sources import Source
 from graftwork.merge.plan import Operand, Plan, TensorPlan
 from graftwork.merge.slices import GRAIN, Array, Slice
@@ -31,9 +33,9 @@ class Held:
 class Intake:
     """Reads the plan's tensors within its memory limit, which three parties share.
 
-    Each thread has buffers for one slice, and for a whole tensor of up to `alone` elements. What is left holds larger
-    tensors that are measured, one or more at a time, so that they too are read once; the largest are read anew for
-    every pass.
+    Each thread has buffers for one slice, and for a whole tensor of up to `alone` elements. Larger tensors are read
+    anew for every pass: after the first the system holds them. What is left of the limit is for those that are computed
+    as they are read, one or more at a time.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -51,13 +53,20 @@ class Intake:
         for first in range(start, stop, self.slice):
             last = min(first + self.slice, stop)
             if held is not None:
-                yield _slice(tensor, first, tuple(array[first:last] for array in held.arrays), self.plan)
+                yield slice_of(tensor, first, tuple(array[first:last] for array in held.arrays), self.plan)
             else:
-                yield _slice(tensor, first, self._read(tensor, first, last), self.plan)
+                yield slice_of(tensor, first, self._read(tensor, first, last), self.plan)
 
     def hold_alone(self, tensor: TensorPlan) -> Held:
         """Read a tensor of at most `alone` elements into the calling thread's buffers."""
         return Held(self._read(tensor, 0, tensor.numel))
+
+    def is_cached(self, tensor: TensorPlan) -> bool:
+        """Whether what is read again comes from the system's cache of files, as cheaply as from memory of our own.
+
+        To take that memory costs a pass itself: the system clears every page of it first.
+        """
+        return all(files_beneath(self.plan.sources[operand.source]) for operand in tensor.operands)
 
     def reserve(self, tensor: TensorPlan) -> Held | None:
         """Room for a tensor, to be filled by `fill`, or None where there is none."""
@@ -65,7 +74,7 @@ class Intake:
             if operand_bytes(tensor) > self._left:
                 return None
             self._left -= operand_bytes(tensor)
-        return Held(tuple(np.empty(tensor.numel, numpy_dtype(operand.dtype)) for operand in tensor.operands))
+        return Held(tuple(self._room(operand.dtype, tensor.numel) for operand in tensor.operands))
 
     def fill(self, held: Held, tensor: TensorPlan, start: int, stop: int) -> None:
         """Read a span of every operand."""
@@ -86,6 +95,17 @@ class Intake:
                 size = DTYPE_BYTES[operand.dtype]
                 source.prefetch(operand.tensor, start * size, (stop - start) * size)
 
+    def output(self, tensor: TensorPlan, piece: Slice) -> Array:
+        """Where the calling thread writes a slice of the output."""
+        return self.buffers.array("out", tensor.dtype, piece.size)
+
+    def deliver(self, out: Any, tensor: TensorPlan, then: Callable[[HostArray], None]) -> None:
+        """Call `then` with a slice of the output once it is in host memory: at the latest when its span ends."""
+        then(out)
+
+    def _room(self, dtype: str, length: int) -> Array:
+        return np.empty(length, numpy_dtype(dtype))
+
     def _read(self, tensor: TensorPlan, start: int, stop: int) -> tuple[Array, ...]:
         arrays = []
         for position, operand in enumerate(tensor.operands):
@@ -94,11 +114,20 @@ class Intake:
             arrays.append(array)
         return tuple(arrays)
 
-    def _fill(self, operand: Operand, start: int, array: Array) -> None:
-        """Slice by slice, because a view needs room for what it computes from."""
+    def _fill(self, operand: Operand, start: int, array: Any) -> None:
+        """Read into an array of the host slice by slice, because a view needs room for what it computes from."""
         source, size = self.plan.sources[operand.source], DTYPE_BYTES[operand.dtype]
-        for first in range(0, array.size, self.slice):
+        for first in range(0, len(array), self.slice):
             source.read(operand.tensor, (start + first) * size, as_bytes(array[first : first + self.slice]))
+
+
+def open_intake(plan: Plan) -> Intake:
+    """What reads the plan's tensors to where they are merged: into host memory, or onto a device."""
+    if plan.settings.device == "cpu":
+        return Intake(plan)
+    from graftwork.merge.device.intake import DeviceIntake
+
+    return DeviceIntake(plan)
 
 
 def operand_bytes(tensor: TensorPlan) -> int:
@@ -106,6 +135,7 @@ def operand_bytes(tensor: TensorPlan) -> int:
     return tensor.numel * sum(DTYPE_BYTES[operand.dtype] for operand in tensor.operands)
 
 
-def _slice(tensor: TensorPlan, offset: int, arrays: tuple[Array, ...], plan: Plan) -> Slice:
+def slice_of(tensor: TensorPlan, offset: int, arrays: tuple[Array, ...], plan: Plan) -> Slice:
+    """The slice at `offset` of a tensor, from those of its operands."""
     base, inputs = (None, arrays) if tensor.base is None else (arrays[0], arrays[1:])
     return Slice(tensor.stream, offset, base, inputs, plan.recipe.seed, tensor.shape)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from graftwork.kernels.abs_sum import abs_sum
+from graftwork.kernels.arrays import empty, zeros
 from graftwork.kernels.sparse_combine import Divide, Mask, Vote, sparse_combine
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.slices import GRAIN, Array, Slice
@@ -80,13 +81,14 @@ class MatchedNorms:
 
     def _sides(self, piece: Slice, measured: Any) -> list[tuple[Array, Array]]:
         """Each model's differences before and after the draw."""
-        zeros = np.zeros(piece.size, np.float32)
-        sides = [(np.empty_like(zeros), np.empty_like(zeros)) for _ in piece.inputs]
+        base = piece.against_base()
+        nothing = zeros((piece.size,), "F32", like=base)
+        sides = [(empty((piece.size,), "F32", base), empty((piece.size,), "F32", base)) for _ in piece.inputs]
         for (before, _), x in zip(sides, piece.inputs, strict=True):
-            weighted_sum(before, (x, piece.against_base()), (1.0, -1.0))
+            weighted_sum(before, (x, base), (1.0, -1.0))
         for part, masks in self.draw.masks(piece, measured, [1.0] * len(sides)):
             for (before, after), mask in zip(sides, masks, strict=True):
-                sparse_combine(after[part], zeros[part], [before[part]], [1.0], [mask], piece.offset + part.start)
+                sparse_combine(after[part], nothing[part], [before[part]], [1.0], [mask], piece.offset + part.start)
         return sides
 
 

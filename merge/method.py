@@ -27,7 +27,7 @@ from pydantic import Field, TypeAdapter
 from graftwork.errors import UnknownMethod
 from graftwork.merge.recipe import did_you_mean
 from graftwork.merge.slices import Array, Slice
-from graftwork.merge.statistics.magnitudes import Statistic
+from graftwork.merge.statistics.passes import Statistic
 
 T = TypeVar("T")
 Space = Literal["weight", "delta", "adapter"]

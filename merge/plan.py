@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import InvalidRecipe, InvalidSetting
+from graftwork.merge import device
 from graftwork.merge.inputs import Inputs, find_inputs
 from graftwork.merge.local_files import refuse_local_files
-from graftwork.merge.lora.adapter_plan import AdapterPlan, of_adapters, plan_adapters
 from graftwork.merge.method import Method, find_method, scratch_bytes
 from graftwork.merge.models.readers import Reader, files_beneath
 from graftwork.merge.models.sources import Finder, Origin
 from graftwork.merge.models.task_vector import with_task_vectors
 from graftwork.merge.modifiers.lines import Lines, find_lines
-from graftwork.merge.output.writer import Shard, check_room, check_target, split_into_shards, tensor_bytes
+from graftwork.merge.output.shards import Shard, split_into_shards, tensor_bytes
+from graftwork.merge.output.writer import check_room, check_target
 from graftwork.merge.recipe import ModelEntry, Recipe
 from graftwork.merge.slices import GRAIN
-from graftwork.merge.statistics.magnitudes import Statistic
+from graftwork.merge.statistics.passes import Statistic
 from graftwork.merge.tensor_plan import Operand, TensorPlan, open_reader, plan_tensors, read_by_section
 from graftwork.merge.tokens.chat_template import find_template
 from graftwork.merge.tokens.tokenizer import TokenizerPlan, plan_tokenizer
@@ -27,12 +28,13 @@ from graftwork.registry.formats.safetensors import DTYPE_BYTES
 from graftwork.settings import Settings
 
 if TYPE_CHECKING:
+    from graftwork.merge.lora.adapter_plan import AdapterPlan
     from graftwork.registry.registry import Registry
 
 __all__ = ["Operand", "Plan", "TensorPlan", "plan"]
 
-LONGEST_SLICE = 4 * GRAIN
-"""Slices of a quarter million elements stay in the processor's cache between two kernels."""
+LONGEST_SLICE = 8 * GRAIN
+"""Slices of half a million elements stay in the processor's cache between two kernels, and are few enough calls."""
 SMALL_FILES = 64_000_000
 """Bytes set aside on disk for the tokenizer, the configuration and the card."""
 
@@ -57,6 +59,8 @@ class Plan:
     threads: int
     element_bytes: int
     memory: int
+    settings: Settings
+    finder: Finder
 
     @property
     def output_bytes(self) -> int:
@@ -132,7 +136,9 @@ def plan(
     if out is not None:
         check_target(out)
     planned: Plan | AdapterPlan
-    if of_adapters(recipe, method, finder):
+    if _of_adapters(recipe, method, finder):
+        from graftwork.merge.lora.adapter_plan import plan_adapters
+
         _check_is_for_adapters(recipe)
         planned = plan_adapters(recipe, method, lines, settings, finder)
     else:
@@ -140,6 +146,13 @@ def plan(
     if out is not None:
         check_room(out, planned.output_bytes + SMALL_FILES)
     return planned
+
+
+def _of_adapters(recipe: Recipe, method: Method, finder: Finder) -> bool:
+    """Whether the recipe merges adapters: its method is for nothing else, or all its models are adapters."""
+    if method.space == "adapter":
+        return True
+    return bool(recipe.models) and all(finder.find(entry.model).is_adapter for entry in recipe.models)
 
 
 def _check_is_for_adapters(recipe: Recipe) -> None:
@@ -166,7 +179,13 @@ def _plan_models(recipe: Recipe, method: Method, lines: Lines | None, settings: 
     _check_model_statistics(tensors)
     described = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
     element_bytes = max((_element_bytes(tensor, lines, sources) for tensor in tensors), default=1)
-    threads, length = _share_memory(settings, element_bytes)
+    longest = LONGEST_SLICE
+    if settings.device != "cpu":
+        from graftwork.merge.device import accelerator
+
+        accelerator.check_device(settings.device)
+        element_bytes, longest = device.SLOTS * element_bytes, device.LONGEST_SLICE
+    threads, length = _share_memory(settings, element_bytes, longest)
     return Plan(
         recipe=recipe,
         method=method,
@@ -184,6 +203,8 @@ def _plan_models(recipe: Recipe, method: Method, lines: Lines | None, settings: 
         slice_elements=length,
         threads=threads,
         element_bytes=element_bytes,
+        settings=settings,
+        finder=finder,
     )
 
 
@@ -221,11 +242,11 @@ def _element_bytes(tensor: TensorPlan, lines: Lines | None, sources: Sequence[Re
     return stored + computed + deltas + scratch
 
 
-def _share_memory(settings: Settings, element_bytes: int) -> tuple[int, int]:
+def _share_memory(settings: Settings, element_bytes: int, longest: int) -> tuple[int, int]:
     """How many threads, and how long a slice of each, fit into the memory limit."""
     threads = max(1, min(settings.threads, settings.memory // (element_bytes * GRAIN)))
     grains = settings.memory // (threads * element_bytes * GRAIN)
     if grains == 0:
         least = element_bytes * GRAIN
         raise InvalidSetting(name="memory", value=settings.memory, expected=f"at least {least} bytes for this merge")
-    return threads, min(grains * GRAIN, LONGEST_SLICE)
+    return threads, min(grains * GRAIN, longest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from graftwork import __version__
 from graftwork.errors import InvalidRecipe
@@ -14,6 +14,7 @@ from graftwork.merge.output.identity import identity
 from graftwork.merge.output.workplace import workplace
 from graftwork.merge.output.writer import check_room
 from graftwork.merge.plan import SMALL_FILES, Plan, plan
+from graftwork.merge.rebuild.recipes import references_of
 from graftwork.merge.recipe import ModelEntry, Recipe, digest
 from graftwork.merge.steps import carried_out
 from graftwork.progress import Progress, silent
@@ -68,7 +69,7 @@ def publish(
                     base=_base_of(planned, registry),
                     aliases=recipe.output.aliases,
                     metadata=_metadata(planned, report) | dict(metadata or {}),
-                    parents=[*_parents(planned, _inputs_of_steps(recipe, registry)), *parents],
+                    parents=[*_parents(planned, registry), *parents],
                     actor="merge",
                     also=also,
                     progress=progress,
@@ -97,25 +98,38 @@ def _base_of(planned: Plan | AdapterPlan, registry: Registry) -> Ref | None:
 
 def _inputs_of_steps(recipe: Recipe, registry: Registry) -> Sequence[Version]:
     """The versions that the recipe's earlier documents read."""
+    return _versions([name for step in recipe.steps for name in step.references], registry)
+
+
+def _versions(references: Iterable[str], registry: Registry) -> Sequence[Version]:
+    """The versions of the registry that are named, adapters apart from what they are merged into."""
     finder = Finder(registry)
-    references = (part for step in recipe.steps for name in step.references for part in (name, *name.split("+")))
-    found = [finder.version(reference) for reference in dict.fromkeys(references)]
-    return [version for version in found if version is not None]
+    parts = dict.fromkeys(part for reference in references for part in (reference, *reference.split("+")))
+    return [version for part in parts if (version := finder.version(part)) is not None]
 
 
-def _parents(planned: Plan | AdapterPlan, of_steps: Sequence[Version]) -> Sequence[Parent]:
-    """Every input that is a version of the registry, pinned by digest, in the order of the recipe; adapters after."""
+def _parents(planned: Plan | AdapterPlan, registry: Registry) -> Sequence[Parent]:
+    """Every input that is a version of the registry, pinned by digest, in the order of the recipe.
+
+    Adapters come after the models, then what only earlier documents read, and at last what only tokens are taken from.
+    """
+    recipe = planned.recipe
     parents = []
     if planned.base is not None and planned.base.version is not None:
         parents.append(Parent(planned.base.version.digest, Relation.MERGE_BASE, None, 0))
     for position, (origin, entry) in enumerate(zip(planned.models, planned.entries, strict=True), start=1):
         if origin.version is not None:
-            weight = _weight(planned.recipe, entry)
+            weight = _weight(recipe, entry)
             parents.append(Parent(origin.version.digest, Relation.MERGE_INPUT, weight, position))
     others = [origin.adapter for origin in planned.models if origin.adapter is not None]
-    for position, version in enumerate([*(other.version for other in others), *of_steps], len(planned.models) + 1):
+    inputs = [*(other.version for other in others), *_inputs_of_steps(recipe, registry)]
+    for position, version in enumerate(inputs, len(planned.models) + 1):
         if version is not None:
             parents.append(Parent(version.digest, Relation.MERGE_INPUT, None, position))
+    merged = {name for part in (recipe, *recipe.steps) for name in part.references}
+    lent = [name for name in references_of(recipe) if name not in merged]
+    for position, version in enumerate(_versions(lent, registry), len(planned.models) + 1 + len(inputs)):
+        parents.append(Parent(version.digest, Relation.TOKENIZER, None, position))
     return parents
 
 

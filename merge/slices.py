@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
+from graftwork.kernels.arrays import Array
 
-Array = NDArray[Any]
+__all__ = ["GRAIN", "Array", "Slice", "slice_starts"]
 
 GRAIN = 65_536
 """Slices begin at multiples of this many elements, so that sums by block do not depend on the slice length."""
@@ -15,7 +14,10 @@ GRAIN = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Elements `offset` .. `offset + size` of a tensor of `shape`, flat: of the base, and of every model in order."""
+    """Elements `offset` .. `offset + size` of a tensor of `shape`, flat: of the base, and of every model in order.
+
+    All of them numpy arrays, or all torch tensors on one device.
+    """
 
     tensor: str
     offset: int
@@ -27,7 +29,7 @@ class Slice:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(self.inputs[0].size)
+        return len(self.inputs[0])
 
     def against_base(self) -> Array:
         """The base's elements, for methods that always have one."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graftwork.errors import GraftworkError, InvalidRecipe, OutputBusy
-from graftwork.merge.lora.adapter_plan import AdapterPlan
 from graftwork.merge.output.companions import write_companions
 from graftwork.merge.output.folder import write_folder
 from graftwork.merge.output.identity import identity
@@ -95,7 +94,7 @@ def _carry_out(
 
 def _plan(step: Recipe, settings: Settings, registry: Registry | None, paths: bool, found: Mapping[str, Path]) -> Plan:
     planned = plan(step, settings=settings, registry=registry, paths=paths, steps=found)
-    if isinstance(planned, AdapterPlan):
+    if not isinstance(planned, Plan):
         planned.close()
         reason = "a step merges whole models; merge the adapters by a recipe of their own"
         raise InvalidRecipe(where=f"name: {step.name}", reason=reason)

@@ -9,12 +9,11 @@ from typing import Any
 from graftwork.merge.compatibility import FLOATS, check_precision, check_same_model, check_same_tensor, promoted
 from graftwork.merge.inputs import Inputs
 from graftwork.merge.layers import HEAD, Block
-from graftwork.merge.models.adapted import adapt
 from graftwork.merge.models.readers import Reader, stored_dtype
 from graftwork.merge.models.sources import Finder, Origin, open_source
 from graftwork.merge.recipe import DTYPES, Recipe
 from graftwork.merge.stack import Slot, lay_out
-from graftwork.merge.statistics.magnitudes import Statistic
+from graftwork.merge.statistics.passes import Statistic
 from graftwork.merge.tokens.tokenizer import INPUT_EMBEDDING, TokenizerPlan, align_readers
 from graftwork.registry.formats.checkpoint import Located
 
@@ -64,8 +63,11 @@ class TensorPlan:
 
 def open_reader(origin: Origin) -> Reader:
     """The reader of a model, with its adapter merged in where it has one. Raises as opening either does."""
-    source = open_source(origin)
-    reader = source if origin.adapter is None else adapt(source, origin)
+    reader: Reader = open_source(origin)
+    if origin.adapter is not None:
+        from graftwork.merge.models.adapted import adapt
+
+        reader = adapt(reader, origin)
     check_precision(reader)
     return reader
 

@@ -1,7 +1,7 @@
 """`graft merge` against mergekit 0.1.5 and against the floor, each a whole process, in turn, in one run.
 
     python -m benchmarks.merge [--parameters 500M] [--methods ties,linear] [--mergekit-python PYTHON] [--rounds 1]
-                               [--folder FOLDER] [--memory 500MB] [--cold] [--json FILE]
+                               [--folder FOLDER] [--memory 500MB] [--device cpu] [--cold] [--json FILE]
 
 Makes a synthetic Llama-shaped family (a base and three models, bfloat16). Without --mergekit-python, mergekit is
 installed in an environment of its own under FOLDER; --no-mergekit leaves it out. Of several rounds the best counts,
@@ -80,14 +80,18 @@ class Bench:
     """A folder with the family, and the sides to run on it."""
 
     def __init__(
-        self, root: Path, family: Sequence[Path], mergekit: str | None, memory: str | None, *, cold: bool
+        self, root: Path, family: Sequence[Path], mergekit: str | None, options: Sequence[str], *, cold: bool
     ) -> None:
-        self.root, self.family, self.mergekit, self.memory, self.cold = root, family, mergekit, memory, cold
+        self.root, self.family, self.mergekit, self.options, self.cold = root, family, mergekit, options, cold
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        self.installed = {**kept, "PYTHONPYCACHEPREFIX": str(root / "bytecode")}
+        """An environment in which byte code is kept, as pip leaves it for what it installs."""
 
     def row(self, method: str, rounds: int) -> Row:
         """Every side in turn, as often as asked; the best of each."""
         recipe = self.root / f"{method}.yaml"
         recipe.write_text(json.dumps(self._recipe(method)))
+        measure([*self._graft(recipe), "--plan"], self.root / "ours.log", self.installed)  # writes the byte code
         taken = [(self._ours(recipe), self._floor(method), self._theirs(recipe)) for _ in range(rounds)]
         ours, floors, theirs = zip(*taken, strict=True)
         slow = [each for each in theirs if each is not None]
@@ -128,20 +132,20 @@ class Bench:
 
     def _ours(self, recipe: Path) -> Taken:
         self._settle(recipe.stem)
-        out = self.root / "ours"
-        limit = ["--memory", self.memory] if self.memory else []
-        command = [sys.executable, "-m", "graftwork.cli", "merge", str(recipe), str(out), *limit]
         try:
-            return measure(command, self.root / "ours.log")
+            return measure(self._graft(recipe), self.root / "ours.log", self.installed)
         finally:
-            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(self.root / "ours", ignore_errors=True)
+
+    def _graft(self, recipe: Path) -> list[str]:
+        return [sys.executable, "-m", "graftwork.cli", "merge", str(recipe), str(self.root / "ours"), *self.options]
 
     def _floor(self, method: str) -> Taken:
         self._settle(method)
         files = [str(folder / "model.safetensors") for folder in self._inputs(method)]
         size = str(Path(files[0]).stat().st_size)
         command = [sys.executable, "-m", "benchmarks.merge.floor", str(self.root / "floor"), size, *files]
-        return measure(command, self.root / "floor.log")
+        return measure(command, self.root / "floor.log", self.installed)
 
     def _theirs(self, recipe: Path) -> Taken | None:
         if self.mergekit is None:
@@ -179,6 +183,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--memory")
+    parser.add_argument("--device")
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -193,7 +198,9 @@ def _run(options: argparse.Namespace, root: Path) -> int:
     asked, known = options.methods.split(","), methods()
     mergekit = None if options.no_mergekit else options.mergekit_python or install_mergekit(root)
     family = write_family(root / f"family-{options.parameters}", options.parameters)
-    bench = Bench(root, family, mergekit, options.memory, cold=options.cold)
+    chosen = {"--memory": options.memory, "--device": options.device}
+    ours = [word for option, value in chosen.items() if value for word in (option, value)]
+    bench = Bench(root, family, mergekit, ours, cold=options.cold)
     print(HEADING)
     rows = []
     for method in asked:

@@ -48,7 +48,7 @@ def axis_weighted_sum(out, inputs, weights, columns, offset, axis, base, scale):
     _axis_weighted_sum[(triton.cdiv(size, BLOCK),)](
         out,
         tuple(inputs),
-        weights,
+        weights.to(out.device),
         weights.shape[1],
         columns,
         offset,

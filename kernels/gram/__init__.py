@@ -24,8 +24,8 @@ def gram(inputs: Sequence[Array], base: Array | None = None) -> np.ndarray[Any, 
     ->      float64 [ceil(elements / 65536), n, n], in host memory, symmetric to the bit
 
     Values are rounded to float32 and subtracted in float32; products and sums are float64. Within a block, lane l of 32
-    adds the elements l, l + 32, ... in that order, and the lanes are added in order: on the CPU the bits depend neither
-    on the machine nor on how a tensor is sliced, as long as slices start at multiples of 65536.
+    adds the elements l, l + 32, ... in that order, and the lanes are added in order: the native and the Triton twin
+    give the same bits, however a tensor is sliced, as long as slices start at multiples of 65536.
 
     Raises ValueError for no inputs, other dtypes and shapes that differ.
     """

@@ -66,5 +66,5 @@ def lora_expand(y, h, b, start, rank, slot):
         grid = (min(PROGRAMS, tokens * triton.cdiv(width, BLOCK_OUT)),)
         _lora_expand[grid](
             y, h, b, start, rank, slot, work.first, work.tokens, work.count, width, h.shape[1],
-            TILE_TOKENS, BLOCK_RANK, BLOCK_OUT,
+            TILE_TOKENS, BLOCK_RANK, BLOCK_OUT, enable_fp_fusion=True,
         )  # fmt: skip

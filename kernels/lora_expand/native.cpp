@@ -80,6 +80,9 @@ void expand_many(
     std::int64_t rank,
     std::int64_t width,
     std::int64_t count) {
+    UNROLL for (int t = 0; t < TOKENS; t++)
+        for (std::size_t at = 0; at < VECTORS * LANE * sizeof(typename Kind::Element); at += 64)
+            __builtin_prefetch(reinterpret_cast<const char*>(y + t * y_stride) + at, 1);
     __m512 sums[TOKENS][VECTORS];
     __mmask16 masks[VECTORS];
     UNROLL for (int v = 0; v < VECTORS; v++) {
@@ -101,6 +104,26 @@ void expand_many(
         }
 }
 
+// As many of the tokens from `t` as make groups of TOKENS; the first one that is left.
+template <typename Kind, int TOKENS, int VECTORS>
+std::int64_t expand_groups(
+    typename Kind::Element* y,
+    std::int64_t y_stride,
+    std::int64_t t,
+    std::int64_t tokens,
+    const float* h,
+    std::int64_t stride,
+    const typename Kind::Element* b,
+    std::int64_t rank,
+    std::int64_t width,
+    std::int64_t count) {
+    for (; t + TOKENS <= tokens; t += TOKENS)
+        for (std::int64_t j = 0; j < count; j += VECTORS * LANE)
+            expand_many<Kind, TOKENS, VECTORS>(
+                y + t * y_stride + j, y_stride, h + t * stride, stride, b + j, rank, width, count - j);
+    return t;
+}
+
 template <typename Kind>
 void expand_avx512(
     char* y_data,
@@ -115,14 +138,13 @@ void expand_avx512(
     std::int64_t width,
     std::int64_t count) {
     using Element = typename Kind::Element;
-    constexpr int TOKENS = 4, VECTORS = 4;
     Element* y = reinterpret_cast<Element*>(y_data) + at;
     const Element* b = reinterpret_cast<const Element*>(b_data) + b_at;
     std::int64_t t = 0;
-    for (; tokens > FEW_TOKENS && t + TOKENS <= tokens; t += TOKENS)
-        for (std::int64_t j = 0; j < count; j += VECTORS * LANE)
-            expand_many<Kind, TOKENS, VECTORS>(
-                y + t * y_stride + j, y_stride, h + t * stride, stride, b + j, rank, width, count - j);
+    if (tokens > FEW_TOKENS) {
+        t = expand_groups<Kind, 12, 2>(y, y_stride, t, tokens, h, stride, b, rank, width, count);
+        t = expand_groups<Kind, 4, 4>(y, y_stride, t, tokens, h, stride, b, rank, width, count);
+    }
     for (; t + 4 <= tokens; t += 4)
         expand_few<Kind, 4>(y + t * y_stride, y_stride, h + t * stride, stride, b, rank, width, count);
     for (; t + 2 <= tokens; t += 2)

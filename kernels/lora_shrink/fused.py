@@ -96,6 +96,6 @@ def lora_shrink(h, x, a, start, rank, slot):
     grid = (min(PROGRAMS, items.most * splits),)
     _partial[grid](
         partial, x, a, start, rank, slot, items.first, items.tokens, items.part, items.count, tokens, width, max_rank,
-        TILE_TOKENS, BLOCK_RANK, BLOCK_IN, SPLIT_IN, widen,
+        TILE_TOKENS, BLOCK_RANK, BLOCK_IN, SPLIT_IN, widen, enable_fp_fusion=True,
     )  # fmt: skip
-    _total[(tokens, blocks)](h, partial, rank, slot, tokens, splits, max_rank, BLOCK_RANK)
+    _total[(tokens, blocks)](h, partial, rank, slot, tokens, splits, max_rank, BLOCK_RANK, enable_fp_fusion=True)

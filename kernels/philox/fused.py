@@ -38,11 +38,11 @@ def uniform(low_key, high_key, at):
 
 
 def halves(key):
-    """The two words of a key, as Triton takes them."""
-    return key & 0xFFFFFFFF, key >> 32
+    """The two words of a key, as int32 whatever they are, so that one compiled kernel serves all keys."""
+    return tuple((word ^ 1 << 31) - (1 << 31) for word in (key & 0xFFFFFFFF, key >> 32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["low_key", "high_key", "offset"])
 def _philox(out, low_key, high_key, offset, size, block: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)  # [block]
     tl.store(out + at, words(low_key, high_key, offset + at).to(tl.int32, bitcast=True), mask=at < size)
@@ -52,4 +52,4 @@ def philox(out, key, offset):
     """See `graftwork.kernels.philox`."""
     size = out.numel()
     low, high = halves(key)
-    _philox[(triton.cdiv(size, BLOCK),)](out, low, high, offset, size, block=BLOCK)
+    _philox[(triton.cdiv(size, BLOCK),)](out, low, high, offset, size, block=BLOCK, enable_fp_fusion=False)

@@ -17,5 +17,6 @@ def rank_chances(out: Tensor, x: Tensor, base: Tensor | None, width: int, low: f
     rows = magnitude_bits(x, base).view(-1, width)
     order = width - 1 - rows.flip(1).sort(dim=1, stable=True).indices  # of equals the highest index first
     ranks = torch.empty_like(order).scatter_(1, order, torch.arange(width, device=x.device).expand_as(order))
-    step = (bounds[1] - bounds[0]) / (width - 1)
+    steps = torch.tensor(width - 1, dtype=torch.float32, device=x.device)  # a GPU divides by a number inexactly
+    step = (bounds[1] - bounds[0]) / steps
     out.copy_((bounds[0] + step * ranks.float()).view(out.shape))

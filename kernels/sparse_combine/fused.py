@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from graftwork.kernels.arrays import integers
 from graftwork.kernels.philox.fused import halves, uniform
 
 BLOCK = 1024
@@ -18,33 +19,34 @@ def _above(bits, position, threshold, cutoff):
 
 @triton.jit
 def _kept(
-    x, at, inside, origin, offset, edges, chances, chance, key, factor, drawn: tl.constexpr, own_factor: tl.constexpr
+    x, at, inside, origin, offset, numbers, chances, chance, factor, drawn: tl.constexpr, own_factor: tl.constexpr
 ):
     difference = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - origin
     bits = difference.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    keep = _above(bits, offset + at, edges[0], edges[1]) & ~_above(bits, offset + at, edges[2], edges[3])
+    position = offset + at
+    keep = _above(bits, position, tl.load(numbers), tl.load(numbers + 1))
+    keep = keep & ~_above(bits, position, tl.load(numbers + 2), tl.load(numbers + 3))
     kept = difference * factor
     if drawn == 1:
-        keep = keep & (uniform(key[0], key[1], offset + at) < chance)
+        keep = keep & (uniform(tl.load(numbers + 4), tl.load(numbers + 5), position) < chance)
     if drawn == 2:
         own = tl.load(chances + at, mask=inside, other=1.0)
-        keep = keep & (uniform(key[0], key[1], offset + at) < own)
+        keep = keep & (uniform(tl.load(numbers + 4), tl.load(numbers + 5), position) < own)
         if own_factor:
             kept = tl.div_rn(difference, own)
     return tl.where(keep, kept, difference - difference)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["offset"])
 def _sparse_combine(
     out,
     base,
     inputs,
     weights,
     shares,
-    edges,
+    numbers,
     chances,
     chance,
-    keys,
     factors,
     offset,
     scale,
@@ -60,7 +62,7 @@ def _sparse_combine(
     value = tl.zeros([block], tl.float32)
     for i in tl.static_range(len(inputs)):
         ballot = _kept(
-            inputs[i], at, inside, origin, offset, edges[i], chances[i], chance[i], keys[i], factors[i], drawn[i],
+            inputs[i], at, inside, origin, offset, numbers + 6 * i, chances[i], chance[i], factors[i], drawn[i],
             own_factors[i],
         )  # fmt: skip
         if vote != "unweighted":
@@ -73,7 +75,7 @@ def _sparse_combine(
         divisor = tl.zeros([block], tl.float32)
         for i in tl.static_range(len(inputs)):
             difference = _kept(
-                inputs[i], at, inside, origin, offset, edges[i], chances[i], chance[i], keys[i], factors[i], drawn[i],
+                inputs[i], at, inside, origin, offset, numbers + 6 * i, chances[i], chance[i], factors[i], drawn[i],
                 own_factors[i],
             )  # fmt: skip
             term = difference * weights[i]
@@ -98,10 +100,9 @@ def sparse_combine(out, base, inputs, weights, masks, offset, scale, vote, divid
         tuple(inputs),
         tuple(map(float, weights)),
         tuple(SHARES[divide](weight) for weight in weights),
-        tuple(tuple(mask[:4]) for mask in masks),
+        integers([(*mask[:4], *halves(mask[5])) for mask in masks], base),
         tuple(mask[4] if own else base for mask, own in zip(masks, each, strict=True)),
         tuple(1.0 if own else float(mask[4]) for mask, own in zip(masks, each, strict=True)),
-        tuple(halves(mask[5]) for mask in masks),
         tuple(1.0 if mask[6] is None else float(mask[6]) for mask in masks),
         offset,
         float(scale),

@@ -5,26 +5,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from graftwork.kernels.arrays import integers
+
 BLOCK = 1024
 
 
 @triton.jit
-def _kept(x, at, inside, origin, threshold, cutoff, offset):
+def kept(x, at, inside, origin, cuts, i, offset):
+    """The difference of input i from the base where it is not trimmed, else 0."""
+    threshold, cutoff = tl.load(cuts + 2 * i), tl.load(cuts + 2 * i + 1)
     difference = tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - origin
     bits = difference.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     keep = (bits > threshold) | ((bits == threshold) & (offset + at < cutoff))
     return tl.where(keep, difference, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["offset"])
 def _ties_combine(
     out,
     base,
     inputs,
     weights,
     shares,
-    thresholds,
-    cutoffs,
+    cuts,
     offset,
     scale,
     zero_sign,
@@ -38,7 +41,7 @@ def _ties_combine(
     origin = tl.load(base + at, mask=inside, other=0.0).to(tl.float32)
     ballots = tl.zeros([block], tl.float32)
     for i in tl.static_range(len(inputs)):
-        ballot = _kept(inputs[i], at, inside, origin, thresholds[i], cutoffs[i], offset)
+        ballot = kept(inputs[i], at, inside, origin, cuts, i, offset)
         if weighted:
             ballot = ballot * weights[i]
         ballots = ballots + ballot
@@ -46,7 +49,7 @@ def _ties_combine(
     total = tl.zeros([block], tl.float32)
     divisor = tl.zeros([block], tl.float32)
     for i in tl.static_range(len(inputs)):
-        difference = _kept(inputs[i], at, inside, origin, thresholds[i], cutoffs[i], offset)
+        difference = kept(inputs[i], at, inside, origin, cuts, i, offset)
         term = difference * weights[i]
         ballot = term if weighted else difference
         agrees = ballot * sign > 0
@@ -70,8 +73,7 @@ def ties_combine(out, base, inputs, weights, thresholds, cutoffs, offset, scale,
         tuple(inputs),
         tuple(map(float, weights)),
         tuple(float(share[divide](weight)) for weight in weights),
-        tuple(thresholds),
-        tuple(cutoffs),
+        integers(list(zip(thresholds, cutoffs, strict=True)), base),
         offset,
         float(scale),
         float(zero_sign),

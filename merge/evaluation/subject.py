@@ -14,7 +14,7 @@ from graftwork.adapters.encoder.engine import EncoderEngine
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.experts.request import route
 from graftwork.adapters.experts.target import target_of
-from graftwork.adapters.lease import Lease
+from graftwork.adapters.residency.lease import Lease
 from graftwork.errors import InvalidRequest
 from graftwork.registry.formats.peft import CONFIG_FILE
 from graftwork.registry.registry import Registry

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from graftwork import __version__
-from graftwork.adapters.lowrank import nearest
+from graftwork.adapters.algebra.lowrank import nearest
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, save_lora
 from graftwork.errors import IncompatibleModels, InvalidRequest, NonFiniteTensor
 from graftwork.kernels.abs_sum import abs_sum
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.buffers import Buffers, as_bytes
-from graftwork.merge.extract.extraction import REPORT_FILE, SLICE, Extraction, TensorPart, describe, plan_extraction
+from graftwork.merge.buffers import Buffers, HostArray, as_bytes
+from graftwork.merge.extract.extraction import SLICE, Extraction, TensorPart, describe, plan_extraction
 from graftwork.merge.models.sources import Finder, Origin, Source
+from graftwork.merge.models.task_vector import REPORT_FILE
 from graftwork.merge.output.writer import OutputFolder, check_target, existing_parent
-from graftwork.merge.slices import Array, slice_starts
+from graftwork.merge.slices import slice_starts
 from graftwork.progress import Progress, silent
 from graftwork.registry.blobs import check_space, refuse_full
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
@@ -246,7 +247,7 @@ class _Run:
         self.report.left[part.name] = square**0.5
         self.report.total += square
 
-    def _subtract(self, part: TensorPart, start: int, out: Array) -> None:
+    def _subtract(self, part: TensorPart, start: int, out: HostArray) -> None:
         sides = [self._values(source, part, start) for source in (self.found.model, self.found.base)]
         weighted_sum(out, sides, (1.0, -1.0))
         if not np.isfinite(abs_sum(out)).all():
@@ -256,7 +257,7 @@ class _Run:
             count = int(np.count_nonzero(~np.isfinite(out.astype(np.float32))))
             raise NonFiniteTensor(tensor=part.name, path="the task vector", count=count)
 
-    def _same(self, part: TensorPart, start: int) -> Array:
+    def _same(self, part: TensorPart, start: int) -> HostArray:
         """Integers, which must be those of the base, unless the tensor is a single counter."""
         ours, theirs = (self._values(source, part, start) for source in (self.found.model, self.found.base))
         if part.numel > 1 and not np.array_equal(as_bytes(ours), as_bytes(theirs)):
@@ -264,7 +265,7 @@ class _Run:
             raise IncompatibleModels(model=self.found.model.label, other=self.found.base.label, reason=reason)
         return ours
 
-    def _values(self, source: Source, part: TensorPart, start: int) -> Array:
+    def _values(self, source: Source, part: TensorPart, start: int) -> HostArray:
         mine = source is self.found.model
         tensor = part.model if mine else part.base
         values = self.buffers.array("model" if mine else "base", tensor.info.dtype, min(SLICE, part.numel - start))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from graftwork.adapters.lowrank import is_exact, working_bytes
+from graftwork.adapters.algebra.lowrank import is_exact, working_bytes
 from graftwork.errors import InvalidRequest, InvalidSetting
 from graftwork.merge.compatibility import FLOATS, check_same_model
 from graftwork.merge.layers import HEAD
 from graftwork.merge.models.sources import Origin, Source, open_source
-from graftwork.merge.output.writer import Shard, split_into_shards, tensor_bytes
+from graftwork.merge.models.task_vector import task_vector_of
+from graftwork.merge.output.shards import Shard, split_into_shards, tensor_bytes
 from graftwork.merge.slices import GRAIN
 from graftwork.registry.formats.checkpoint import Located
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
@@ -23,8 +23,6 @@ Role = Literal["delta", "low_rank", "left", "copied"]
 """What becomes of a tensor: its difference is stored; or brought to a rank; or only measured; or it is no float, and
 must be the same in both models."""
 
-REPORT_FILE = "extraction.json"
-"""What a task vector or an extracted LoRA says of itself."""
 SLICE = 16 * GRAIN
 SHARD_BYTES = 5_000_000_000
 DELTA_DTYPES: Mapping[str, str | None] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "model": None}
@@ -118,15 +116,6 @@ def plan_extraction(
         _check_rank(found, rank)
         _check_memory(found, settings)
     return found
-
-
-def task_vector_of(origin: Origin) -> Mapping[str, Any] | None:
-    """What was said of a dense task vector when it was taken; None for whatever is no task vector."""
-    file = origin.root / REPORT_FILE
-    if not file.is_file():
-        return None
-    said = json.loads(file.read_text(encoding="utf-8"))
-    return said if isinstance(said, dict) and said.get("kind") == "task_vector" else None
 
 
 def is_linear(name: str, shape: tuple[int, ...], *, tied: bool) -> bool:

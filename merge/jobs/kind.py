@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from graftwork.errors import GraftworkError, InvalidRequest
 from graftwork.merge.jobs.work import Work
+from graftwork.registry.access import require
+from graftwork.registry.grants import EVERYWHERE, Scope
 from graftwork.registry.registry import Registry
 
 MODULES = {
@@ -47,16 +49,20 @@ class Kind:
     """What a schedule of such jobs keeps, where that is not a payload."""
     fire: Callable[[Registry, Any], Fired] | None = None
     """Makes the payload of a job from what the schedule keeps, when its time comes; without it, it is the payload."""
+    for_admins: bool = False
+    """Whether only whoever may do everything may ask for such a job."""
 
     def parse(self, payload: Mapping[str, Any]) -> Any:
-        """The payload as the kind's own type. Raises InvalidRequest naming the field that is wrong."""
+        """The payload as the kind's own type. Raises InvalidRequest naming the field that is wrong, Forbidden."""
         return self._parsed(self.payload, payload)
 
     def parse_template(self, payload: Mapping[str, Any]) -> Any:
-        """What a schedule keeps as the kind's own type. Raises InvalidRequest naming the field that is wrong."""
+        """What a schedule keeps, as the kind's own type. Raises what `parse` does."""
         return self._parsed(self.template or self.payload, payload)
 
     def _parsed(self, form: type[BaseModel], payload: Mapping[str, Any]) -> Any:
+        if self.for_admins:
+            require(Scope.ADMIN, EVERYWHERE)
         try:
             return form.model_validate(payload)
         except ValidationError as error:

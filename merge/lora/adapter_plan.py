@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from graftwork.adapters.lowrank import working_bytes
+from graftwork.adapters.algebra.lowrank import working_bytes
 from graftwork.errors import IncompatibleModels, InvalidRecipe, InvalidSetting
 from graftwork.merge.binding import Binding
 from graftwork.merge.layers import depth_of, find_blocks
@@ -14,7 +14,7 @@ from graftwork.merge.lora.products import SLICE, is_linear
 from graftwork.merge.method import Method
 from graftwork.merge.models.sources import Finder, Origin, open_adapter
 from graftwork.merge.modifiers.lines import Lines
-from graftwork.merge.output.writer import tensor_bytes
+from graftwork.merge.output.shards import tensor_bytes
 from graftwork.merge.recipe import DTYPES, ModelEntry, Recipe
 from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.registry.formats.peft import AdapterLayout, check_against_base
@@ -84,13 +84,6 @@ class AdapterPlan:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def of_adapters(recipe: Recipe, method: Method, finder: Finder) -> bool:
-    """Whether the recipe merges adapters: its method is for nothing else, or all its models are adapters."""
-    if method.space == "adapter":
-        return True
-    return bool(recipe.models) and all(finder.find(entry.model).is_adapter for entry in recipe.models)
 
 
 def plan_adapters(

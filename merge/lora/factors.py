@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.adapters.lowrank import generator
+from graftwork.adapters.algebra.lowrank import generator
 from graftwork.adapters.variants.lora import LoraFactors, RawFactors
 
 Factors = NDArray[np.float32]

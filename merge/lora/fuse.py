@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from graftwork.adapters.algebra import cat, scale, truncate
-from graftwork.adapters.lowrank import Approximation, nearest
+from graftwork.adapters.algebra.algebra import cat, scale, truncate
+from graftwork.adapters.algebra.lowrank import Approximation, nearest
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, load_module, load_raw, save_lora
 from graftwork.merge.lora.adapter_plan import AdapterPlan, ModulePlan
 from graftwork.merge.lora.products import Change, Changes, combine, measure, measure_module, weights
 from graftwork.merge.output.writer import OutputFolder
-from graftwork.merge.statistics.magnitudes import Extent, Statistic
+from graftwork.merge.statistics.passes import Extent, Statistic
 from graftwork.progress import Progress
 from graftwork.registry.blobs import refuse_full
 from graftwork.registry.formats.peft import AdapterLayout

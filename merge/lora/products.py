@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.adapters.algebra import cores
+from graftwork.adapters.algebra.algebra import cores
 from graftwork.adapters.variants.lora import LoraFactors
 from graftwork.merge.method import Method
 from graftwork.merge.slices import GRAIN, Slice
-from graftwork.merge.statistics.magnitudes import Extent, Measuring, Statistic
+from graftwork.merge.statistics.passes import Extent, Measuring, Statistic
 
 Matrix = NDArray[np.float32]
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from graftwork.kernels.arrays import beside, on_host
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import merge_method
 from graftwork.merge.slices import Array, Slice
@@ -37,5 +38,6 @@ class ArceeFusion:
 
     def combine(self, out: Array, piece: Slice, measured: Importance, scale: float) -> None:
         """The model where it stands out, else the base."""
-        chosen = np.where(measured.chosen(piece), piece.inputs[0], piece.against_base())
-        weighted_sum(out, [chosen], [1.0], piece.against_base(), scale)
+        base = piece.against_base()
+        chosen = np.where(measured.chosen(piece), on_host(piece.inputs[0]), on_host(base))
+        weighted_sum(out, [beside(chosen, base)], [1.0], base, scale)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graftwork.adapters.algebra import cat
+from graftwork.adapters.algebra.algebra import cat
 from graftwork.adapters.variants.lora import LoraFactors
 from graftwork.merge.method import Number, PerModel, merge_method
 

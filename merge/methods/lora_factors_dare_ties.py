@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from graftwork.adapters.variants.lora import LoraFactors, RawFactors
-from graftwork.merge.lora.factors import Election, combine_factors, common_rank, keep_random
-from graftwork.merge.method import Fraction, Number, PerModel, merge_method
+from graftwork.merge.lora.factors import Prune, keep_random
+from graftwork.merge.method import merge_method
+from graftwork.merge.methods.lora_factors_ties import LoraFactorsTies
 
 
 @merge_method("lora_factors_dare_ties", space="adapter", cites="https://arxiv.org/abs/2311.03099")
 @dataclass(frozen=True, slots=True)
-class LoraFactorsDareTies:
+class LoraFactorsDareTies(LoraFactorsTies):
     """PEFT's `dare_ties`: drop random entries of the A and of the B factors, then elect and average, each by itself.
 
     weight:               the weight of each adapter
@@ -33,23 +31,6 @@ class LoraFactorsDareTies:
     Use it only to get the weights that PEFT gives.
     """
 
-    weight: PerModel[Number] = (1.0,)
-    density: Fraction = 1.0
-    majority_sign_method: Election = "total"
-    models: ClassVar[tuple[int, int | None]] = (1, None)
-    raw: ClassVar[bool] = True
-
-    def rank(self, ranks: Sequence[int]) -> int:
-        """The rank that all adapters have."""
-        return common_rank(ranks)
-
-    def merge(self, module: str, factors: Sequence[RawFactors | None], seed: int) -> LoraFactors:
-        """A and B by themselves."""
-        return combine_factors(
-            factors,
-            self.weight,
-            module=module,
-            seed=seed,
-            prune=keep_random(self.density),
-            elect=self.majority_sign_method,
-        )
+    def prune(self) -> Prune:
+        """What is kept of a factor."""
+        return keep_random(self.density)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graftwork.adapters.variants.lora import LoraFactors, RawFactors
-from graftwork.merge.lora.factors import combine_factors, common_rank, keep_largest
+from graftwork.merge.lora.factors import Prune, combine_factors, common_rank, keep_largest
 from graftwork.merge.method import Fraction, Number, PerModel, merge_method
 
 
@@ -45,6 +45,10 @@ class LoraFactorsMagnitudePrune:
         """The rank that all adapters have."""
         return common_rank(ranks)
 
+    def prune(self) -> Prune:
+        """What is kept of a factor."""
+        return keep_largest(self.density)
+
     def merge(self, module: str, factors: Sequence[RawFactors | None], seed: int) -> LoraFactors:
         """A and B by themselves."""
-        return combine_factors(factors, self.weight, module=module, seed=seed, prune=keep_largest(self.density))
+        return combine_factors(factors, self.weight, module=module, seed=seed, prune=self.prune())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graftwork.adapters.variants.lora import LoraFactors, RawFactors
-from graftwork.merge.lora.factors import Election, combine_factors, common_rank, keep_largest
+from graftwork.merge.lora.factors import Election, Prune, combine_factors, common_rank, keep_largest
 from graftwork.merge.method import Fraction, Number, PerModel, merge_method
 
 
@@ -44,6 +44,10 @@ class LoraFactorsTies:
         """The rank that all adapters have."""
         return common_rank(ranks)
 
+    def prune(self) -> Prune:
+        """What is kept of a factor."""
+        return keep_largest(self.density)
+
     def merge(self, module: str, factors: Sequence[RawFactors | None], seed: int) -> LoraFactors:
         """A and B by themselves."""
         return combine_factors(
@@ -51,6 +55,6 @@ class LoraFactorsTies:
             self.weight,
             module=module,
             seed=seed,
-            prune=keep_largest(self.density),
+            prune=self.prune(),
             elect=self.majority_sign_method,
         )

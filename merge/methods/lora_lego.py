@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from graftwork.adapters.lowrank import generator
+from graftwork.adapters.algebra.lowrank import generator
 from graftwork.adapters.variants.lora import LoraFactors
 from graftwork.merge.lora.kmeans import cluster
 from graftwork.merge.method import Rank, merge_method

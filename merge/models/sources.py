@@ -18,11 +18,12 @@ from graftwork.errors import (
     SourceNotFound,
 )
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located, read_checkpoint
-from graftwork.registry.formats.peft import CONFIG_FILE, AdapterLayout, read_adapter
+from graftwork.registry.formats.config import ADAPTER_CONFIG_FILE
 from graftwork.registry.hub import PREFIX, download
 
 if TYPE_CHECKING:
     from graftwork.registry.catalog import Version
+    from graftwork.registry.formats.adapters.layout import AdapterLayout
     from graftwork.registry.registry import Registry
 
 HUB = PREFIX
@@ -53,7 +54,7 @@ class Origin:
     @property
     def is_adapter(self) -> bool:
         """Whether the files are a PEFT adapter."""
-        return self.adapter is None and (self.root / CONFIG_FILE).is_file()
+        return self.adapter is None and (self.root / ADAPTER_CONFIG_FILE).is_file()
 
     @property
     def public_name(self) -> str:
@@ -209,8 +210,10 @@ def open_source(origin: Origin) -> Source:
 def open_adapter(origin: Origin) -> AdapterLayout:
     """The layout of an adapter. Raises InvalidCheckpoint for a whole model, and what reading does."""
     if not origin.is_adapter:
-        reason = f"it is not an adapter: it has no {CONFIG_FILE}"
+        reason = f"it is not an adapter: it has no {ADAPTER_CONFIG_FILE}"
         raise InvalidCheckpoint(path=origin.label, reason=reason)
+    from graftwork.registry.formats.peft import read_adapter
+
     return read_adapter(origin.root, links_to=origin.links_to)
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from graftwork.errors import IncompatibleModels, InvalidRecipe
 from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.merge.compatibility import FLOATS, check_same_model
-from graftwork.merge.extract.extraction import task_vector_of
 from graftwork.merge.inputs import Inputs
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.models.sources import Origin, Stamp
 from graftwork.merge.tensor_plan import open_reader
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
+
+REPORT_FILE = "extraction.json"
+"""What a task vector or an extracted LoRA says of itself."""
 
 
 @dataclass(slots=True)
@@ -69,6 +73,15 @@ class SummedModel:
         """Close both."""
         self.delta.close()
         self.inner.close()
+
+
+def task_vector_of(origin: Origin) -> Mapping[str, Any] | None:
+    """What was said of a dense task vector when it was taken; None for whatever is no task vector."""
+    file = origin.root / REPORT_FILE
+    if not file.is_file():
+        return None
+    said = json.loads(file.read_text(encoding="utf-8"))
+    return said if isinstance(said, dict) and said.get("kind") == "task_vector" else None
 
 
 def with_task_vectors(readers: Sequence[Reader], inputs: Inputs) -> list[Reader]:

@@ -12,7 +12,7 @@ from graftwork.merge.buffers import Buffers
 from graftwork.merge.method import Elementwise, Method, scratch_bytes
 from graftwork.merge.recipe import Recipe
 from graftwork.merge.slices import Array, Slice
-from graftwork.merge.statistics.magnitudes import Statistic
+from graftwork.merge.statistics.passes import Statistic
 
 _BUFFERS = Buffers()
 
@@ -28,15 +28,20 @@ class Consensus:
     mask_lambdas: float | tuple[float, ...]
     """One for all models, or one for each."""
 
+    def of(self, method: Elementwise) -> Agreed:
+        """The method under this consensus."""
+        return Agreed(method, self)
+
     def combine(self, method: Elementwise, out: Array, piece: Slice, measured: Any, scale: float) -> None:
         """Write the base plus `scale` times what is left of the delta that `method` merges, all in float32."""
-        zeros = _BUFFERS.array("zeros", "F32", piece.size)
-        zeros.fill(0)
+        like = piece.against_base()
+        zeros = _BUFFERS.array("zeros", "F32", piece.size, like)
+        zeros[...] = 0
         deltas = []
         for position, values in enumerate(piece.inputs):
-            deltas.append(_BUFFERS.array(f"delta {position}", "F32", piece.size))
+            deltas.append(_BUFFERS.array(f"delta {position}", "F32", piece.size, like))
             weighted_sum(deltas[-1], (values, piece.against_base()), (1.0, -1.0))
-        merged = _BUFFERS.array("merged", "F32", piece.size)
+        merged = _BUFFERS.array("merged", "F32", piece.size, like)
         differences = Slice(piece.tensor, piece.offset, zeros, tuple(deltas), piece.seed, piece.shape)
         method.combine(merged, differences, measured, 1.0)
         given = self.mask_lambdas

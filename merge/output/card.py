@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from graftwork import __version__
-from graftwork.merge.lora.adapter_plan import AdapterPlan
 from graftwork.merge.plan import Plan
+
+if TYPE_CHECKING:
+    from graftwork.merge.lora.adapter_plan import AdapterPlan
 
 RECIPE_FILE = "recipe.yaml"
 CARD_FILE = "README.md"
@@ -23,10 +25,10 @@ def model_card(plan: Plan | AdapterPlan) -> str:
     front = {
         "base_model": list(dict.fromkeys(parents)),
         "base_model_relation": "merge",
-        "library_name": "peft" if isinstance(plan, AdapterPlan) else "transformers",
+        "library_name": "transformers" if isinstance(plan, Plan) else "peft",
         "tags": ["graftwork", "merge", plan.method.name],
     }
-    what = "adapter" if isinstance(plan, AdapterPlan) else "model"
+    what = "model" if isinstance(plan, Plan) else "adapter"
     base = f" on the base `{plan.base.public_name}`" if plan.base is not None else ""
     return "\n".join(
         [

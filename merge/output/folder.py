@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from graftwork.merge.execute import Report, write_tensors
-from graftwork.merge.lora.adapter_plan import AdapterPlan
-from graftwork.merge.lora.fuse import write_adapter
+from graftwork.merge.execute import Report, Run, write_tensors
 from graftwork.merge.output.card import CARD_FILE, RECIPE_FILE, model_card
 from graftwork.merge.output.companions import write_companions
 from graftwork.merge.output.identity import identity
 from graftwork.merge.output.writer import OutputFolder
 from graftwork.merge.plan import Plan
 from graftwork.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from graftwork.merge.lora.adapter_plan import AdapterPlan
 
 
 def write_folder(
@@ -31,9 +33,11 @@ def write_folder(
         merge = identity(planned) if isinstance(planned, Plan) else None
         with OutputFolder(out, merge, keep) as folder:
             if isinstance(planned, Plan):
-                report = write_tensors(planned, folder, progress)
+                report = write_tensors(planned, folder, progress, _executor(planned))
                 write_companions(planned, folder)
             else:
+                from graftwork.merge.lora.fuse import write_adapter
+
                 write_adapter(planned, folder, progress)
                 report = Report()
             folder.write_file(CARD_FILE, model_card(planned).encode())
@@ -41,3 +45,12 @@ def write_folder(
         return report
     finally:
         planned.close()
+
+
+def _executor(planned: Plan) -> type[Run]:
+    """Who computes: this process, or a Ray cluster, as the setting says."""
+    if planned.settings.executor == "ray":
+        from graftwork.merge.ray.spread import Spread
+
+        return Spread
+    return Run

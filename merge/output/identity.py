@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -44,8 +45,9 @@ def _of_source(source: Reader) -> Mapping[str, object]:
     return {"path": str(root.resolve()), "stamps": stamps, "files": files, "headers": headers.hexdigest()}
 
 
+@cache
 def _of_code() -> list[object]:
-    """The files that compute, by size and time of change: an installation that was edited or upgraded is another."""
+    """The files that compute, by content: an installation that was edited or upgraded is another."""
     root = Path(__file__).parents[1]
     files = [path for path in (*root.rglob("*.py"), *root.with_name("kernels").glob("*.so")) if path.is_file()]
-    return [[path.name, status.st_size, status.st_mtime_ns] for path in sorted(files) if (status := path.stat())]
+    return [[path.name, sha256(path.read_bytes()).hexdigest()] for path in sorted(files)]

@@ -14,64 +14,18 @@ import fcntl
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from graftwork.errors import OperationFailed, OutputBusy, OutputExists
 from graftwork.merge.output.journal import JOURNAL_FILE, Journal
+from graftwork.merge.output.shards import Shard, tensor_bytes
+from graftwork.merge.output.weight_files import WeightFiles
 from graftwork.registry.blobs import check_space, refuse_full
-from graftwork.registry.formats.safetensors import DTYPE_BYTES, Header, build_header
 
 PARTIAL = ".partial"
-FORMAT = {"format": "pt"}
-SINGLE_FILE = "model.safetensors"
-FLUSH_BYTES = 128_000_000
-"""After so many bytes the disk begins to write, so that little is left to wait for at the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One weight file of the output: its tensors as (name, dtype, shape), in order."""
-
-    file: str
-    tensors: tuple[tuple[str, str, tuple[int, ...]], ...]
-
-    def start(self) -> tuple[bytes, Header]:
-        """The file's first bytes and its header with absolute offsets."""
-        return build_header(self.tensors, FORMAT)
-
-
-def split_into_shards(tensors: Sequence[tuple[str, str, tuple[int, ...]]], limit: int) -> tuple[Shard, ...]:
-    """Tensors in order, in as few files as keep each under `limit` bytes; a larger tensor has a file of its own."""
-    groups: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
-    filled = 0
-    for tensor in tensors:
-        size = tensor_bytes(tensor[1], tensor[2])
-        if groups[-1] and filled + size > limit:
-            groups.append([])
-            filled = 0
-        groups[-1].append(tensor)
-        filled += size
-    if len(groups) == 1:
-        return (Shard(SINGLE_FILE, tuple(groups[0])),)
-    count = len(groups)
-    return tuple(
-        Shard(f"model-{number:05d}-of-{count:05d}.safetensors", tuple(group))
-        for number, group in enumerate(groups, start=1)
-    )
-
-
-def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes of a tensor's data."""
-    size = DTYPE_BYTES[dtype]
-    for dimension in shape:
-        size *= dimension
-    return size
 
 
 def check_target(out: Path) -> None:
@@ -113,9 +67,7 @@ class OutputFolder:
         self.journal = Journal(self.partial, merge) if merge is not None else None
         self._keep = keep
         self._lock = -1
-        self._files: dict[str, int] = {}
-        self._places: dict[str, tuple[int, int]] = {}
-        self._flusher = _Flusher()
+        self._weights = WeightFiles(self.partial)
 
     def __enter__(self) -> Self:
         check_target(self.out)
@@ -136,8 +88,7 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with refuse_full(self.out.parent):
-                self._flusher.stop()
+            self._weights.settle()
             if error is None:
                 self._publish()
         finally:
@@ -148,27 +99,16 @@ class OutputFolder:
 
         Files that a killed process left keep their content; anything else it left is removed.
         """
-        started = [(shard.file, *shard.start()) for shard in shards]
         self._discard({shard.file for shard in shards})
-        if self.journal is not None and any(_size(self.partial / name) != header.size for name, _, header in started):
+        if self.journal is not None and any(_size(self.partial / s.file) != s.start()[1].size for s in shards):
             self.journal.start_over()
-        for name, start, header in started:
-            file = os.open(self.partial / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._files[name] = file
-            with refuse_full(self.out.parent):
-                os.posix_fallocate(file, 0, header.size)
-                _write_all(file, memoryview(start), 0)
-            for tensor, info in header.tensors.items():
-                self._places[tensor] = file, info.begin
+        self._weights.allocate(shards)
         if len(shards) > 1:
             self.write_file("model.safetensors.index.json", _index(shards))
 
     def write(self, tensor: str, start: int, data: memoryview) -> None:
         """Write a part of a tensor from its byte `start` on; any number of threads may."""
-        file, begin = self._places[tensor]
-        with refuse_full(self.out.parent):
-            _write_all(file, data, begin + start)
-        self._flusher.wrote(file, len(data))
+        self._weights.write(tensor, start, data)
 
     def write_file(self, name: str, content: bytes) -> None:
         """Write one small file."""
@@ -194,9 +134,7 @@ class OutputFolder:
                 _remove(path)
 
     def _abandon(self, *, keep: bool = False) -> None:
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
+        self._weights.close()
         if self.journal is not None:
             self.journal.close()
         if self._lock >= 0:
@@ -204,37 +142,6 @@ class OutputFolder:
                 shutil.rmtree(self.partial, ignore_errors=True)
             os.close(self._lock)
             self._lock = -1
-
-
-class _Flusher:
-    """Has files written to disk from a thread of its own while the merge goes on."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting = 0
-        self._pool: ThreadPoolExecutor | None = None
-        self._running: Future[None] | None = None
-
-    def wrote(self, file: int, count: int) -> None:
-        """Count bytes written to a file. Raises OSError when an earlier flush failed."""
-        with self._lock:
-            self._waiting += count
-            if self._waiting < FLUSH_BYTES or (self._running is not None and not self._running.done()):
-                return
-            self._waiting = 0
-            if self._running is not None:
-                self._running.result()
-            self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="flush")
-            self._running = self._pool.submit(os.fdatasync, file)
-
-    def stop(self) -> None:
-        """Wait for the flush that runs. Raises OSError when it failed."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-            self._pool = None
-        if self._running is not None:
-            self._running.result()
-            self._running = None
 
 
 def lock_folder(path: Path) -> int:
@@ -276,12 +183,6 @@ def _remove(path: Path) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
-
-
-def _write_all(file: int, data: memoryview, position: int) -> None:
-    written = 0
-    while written < len(data):
-        written += os.pwrite(file, data[written:], position + written)
 
 
 def _sync(path: Path) -> None:

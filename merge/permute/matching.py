@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.adapters.lowrank import generator
+from graftwork.adapters.algebra.lowrank import generator
 from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.permute.permutation import Group, Order, arrange, connected, unit_rows

@@ -9,6 +9,7 @@ from typing import Any
 from graftwork.errors import AliasConflict, Conflict, InvalidContent, InvalidInput, NotFound
 from graftwork.merge.extract.extract import extract_version
 from graftwork.merge.publish import publish
+from graftwork.merge.rebuild import expert_sets
 from graftwork.merge.rebuild.plan import Rebuild, Step
 from graftwork.merge.rebuild.recipes import renamed
 from graftwork.progress import Progress, silent
@@ -149,17 +150,21 @@ class _Work:
                 parents=[edge],
                 metadata=told,
             )
-        assert step.extract is not None  # noqa: S101  the plan says one or the other
-        was = step.extract
+        if step.experts is not None:
+            was = self._registry.catalog.by_digest(step.digest)
+            digests = {digest: self._made[digest].digest for digest in step.inputs.values()}
+            return expert_sets.register(self._registry, was, step.experts, digests, name, edge, told)
+        assert step.extract is not None  # noqa: S101  the plan says one of the three
+        then = step.extract
         version, _ = extract_version(
-            names.get(was["model"], was["model"]),
-            names.get(was["base"], was["base"]),
+            names.get(then["model"], then["model"]),
+            names.get(then["base"], then["base"]),
             name,
             registry=self._registry,
             settings=self._settings,
-            rank=was.get("rank"),
-            dtype=was.get("dtype", "float32"),
-            seed=was.get("seed", 0),
+            rank=then.get("rank"),
+            dtype=then.get("dtype", "float32"),
+            seed=then.get("seed", 0),
             progress=progress,
             paths=False,
             parents=[edge],

@@ -14,17 +14,19 @@ from graftwork.errors import GraftworkError, InvalidRequest
 from graftwork.merge.method import find_method
 from graftwork.merge.models.sources import HUB
 from graftwork.merge.plan import plan as plan_merge
+from graftwork.merge.rebuild import expert_sets
 from graftwork.merge.rebuild.recipes import Pins, references_of, renamed, told_of_weights, too_few, without
 from graftwork.merge.recipe import Recipe, load_recipe
 from graftwork.registry.access import access
 from graftwork.registry.descent import Descendant, Descent
+from graftwork.registry.formats.experts import Document
 from graftwork.registry.grants import Scope
 from graftwork.registry.places import Place
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import Kind, Relation, Version
 from graftwork.settings import Settings
 
-MERGE, EXTRACT = "merge", "extract"
+MERGE, EXTRACT, EXPERTS = "merge", "extract", "experts"
 TRAINED = {Relation.ADAPTER_OF: "an adapter on", Relation.BASE: "a fine-tune of"}
 
 
@@ -40,6 +42,8 @@ class Step:
     """Of a merge: pinned, without what is left out; what is rebuilt before is still called by its old reference."""
     extract: Mapping[str, Any] | None = None
     """Of an extraction: what was recorded of it."""
+    experts: Document | None = None
+    """Of an expert set: without what is left out, with the digests that it had before."""
     left_out: tuple[str, ...] = ()
     """The references of inputs that it is made without."""
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -51,12 +55,18 @@ class Step:
         """Whether it can be made again."""
         return self.reason is None
 
+    @property
+    def how(self) -> str | None:
+        """How it is made again; None where it cannot be."""
+        made = {MERGE: self.recipe, EXTRACT: self.extract, EXPERTS: self.experts}
+        return next((name for name, found in made.items() if found is not None), None)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values, for whom this is done."""
         return {
             "digest": self.digest,
             "refs": [place.ref for place in self.places if place.is_visible],
-            "how": None if not self.is_rebuilt else MERGE if self.recipe is not None else EXTRACT,
+            "how": self.how,
             "left_out": list(self.left_out),
             "replaced": list(self.inputs),
             "notes": list(self.notes),
@@ -114,7 +124,8 @@ class _Planner:
 
     def step(self, made: Descendant) -> Step:
         """How one descendant is made again; all that it was made of was looked at before."""
-        found = self._of_names(made) or self._of_recipe(made) or self._of_extraction(made) or self._of_others(made)
+        ways = (self._of_names, self._of_recipe, self._of_extraction, self._of_experts, self._of_others)
+        found = next(step for way in ways if (step := way(made)) is not None)
         (self.renewed if found.is_rebuilt else self.dropped).add(made.digest)
         return found
 
@@ -184,9 +195,30 @@ class _Planner:
             made.digest, self._writable(made), extract=told, inputs=inputs, notes=tuple(self._other_names(made))
         )
 
+    def _of_experts(self, made: Descendant) -> Step | None:
+        if made.kind is not Kind.EXPERT_SET:
+            return None
+        version = self._registry.catalog.by_digest(made.digest)
+        if version.base in self.dropped or version.base in self.renewed or version.base in self.known:
+            return self._refused(made, f"it was {self._by_relation(made)}: train its experts again")
+        left = expert_sets.without(self._registry, version, self.dropped)
+        if isinstance(left, str):
+            return self._refused(made, left)
+        members = {parent.digest for parent in made.parents if parent.relation == Relation.EXPERT}
+        refs = {digest: self._names[digest][0].shown for digest in sorted(members)}
+        inputs = {refs[digest]: digest for digest in refs if digest in self.renewed or digest in self.known}
+        out = tuple(refs[digest] for digest in refs if digest in self.dropped)
+        notes = ["the router goes on with the experts that are left"] if out else []
+        return Step(
+            made.digest,
+            self._writable(made),
+            experts=left,
+            left_out=out,
+            inputs=inputs,
+            notes=(*notes, *self._other_names(made)),
+        )
+
     def _of_others(self, made: Descendant) -> Step:
-        if made.kind is Kind.EXPERT_SET:
-            return self._refused(made, "it is a set of experts: make it again from the members that are to be in it")
         return self._refused(made, f"it was {self._by_relation(made)}, and how is not recorded here: train it again")
 
     def _by_relation(self, made: Descendant) -> str:

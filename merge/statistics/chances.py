@@ -9,19 +9,20 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork.kernels.arrays import beside, device, empty, on_host
 from graftwork.kernels.rank_chances import rank_chances
 from graftwork.kernels.sparse_combine import Mask
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.buffers import Buffers
 from graftwork.merge.masking import Factors
-from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.slices import GRAIN, Array, Slice
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 from graftwork.merge.streams import stream_keys
 
 _BUFFERS = Buffers()
 Floats = NDArray[np.float32]
 CHUNK = GRAIN
-"""Elements of whole rows that are ranked together: they stay in the processor's cache until they are combined."""
+"""Elements of whole rows that a processor ranks together: they stay in its cache until they are combined."""
 
 
 def row_width(shape: tuple[int, ...]) -> int:
@@ -56,8 +57,11 @@ class RowChances:
                     if row not in rows:
                         rows[row] = [np.empty(width, np.float32) for _ in range(extent.inputs)]
                 place = slice(piece.offset + begin - row * width, piece.offset + end - row * width)
+                base = piece.against_base()[begin:end]
                 for values, x in zip(rows[row], piece.inputs, strict=True):
-                    weighted_sum(values[place], (x[begin:end], piece.against_base()[begin:end]), (1.0, -1.0))
+                    deltas = empty((end - begin,), "F32", like=base)
+                    weighted_sum(deltas, (x[begin:end], base), (1.0, -1.0))
+                    values[place] = on_host(deltas)
 
         yield Pass(collect)
         for values in rows.values():
@@ -72,14 +76,15 @@ class RowChances:
         width = row_width(piece.shape)
         ends = {begin: (row, end) for row, begin, end in divided(piece, width)}
         keys = stream_keys(piece)
+        chunk = CHUNK if device(piece.against_base()) == "cpu" else piece.size
         begin = 0
         while begin < piece.size:
             if begin in ends:
                 row, end = ends[begin]
                 place = slice(piece.offset + begin - row * width, piece.offset + end - row * width)
-                chances = [values[place] for values in measured[row]]
+                chances = [beside(values[place], like=piece.against_base()) for values in measured[row]]
             else:
-                rows = min((piece.size - begin) // width, max(1, CHUNK // width))
+                rows = min((piece.size - begin) // width, max(1, chunk // width))
                 end = begin + rows * width
                 chances = self._rank(piece, slice(begin, end), width)
             yield (
@@ -91,10 +96,10 @@ class RowChances:
             )
             begin = end
 
-    def _rank(self, piece: Slice, part: slice, width: int) -> list[Floats]:
+    def _rank(self, piece: Slice, part: slice, width: int) -> list[Array]:
         chances = []
         for position, (x, low, high) in enumerate(zip(piece.inputs, self.low, self.high, strict=True)):
-            chances.append(_BUFFERS.array(f"chances {position}", "F32", part.stop - part.start))
+            chances.append(_BUFFERS.array(f"chances {position}", "F32", part.stop - part.start, x))
             if low != high:
                 rank_chances(chances[-1], x[part], piece.against_base()[part], width, low, high)
         return chances

@@ -7,22 +7,21 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from graftwork.kernels.arrays import empty, reinterpreted, zeros
 from graftwork.kernels.gram import gram
 from graftwork.kernels.nth_equal import nth_equal
 from graftwork.kernels.sparse_combine import Mask, sparse_combine
 from graftwork.kernels.ties_combine import KEEP_EQUAL
 from graftwork.kernels.variance import variance
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.slices import GRAIN, Array, Slice
 from graftwork.merge.statistics.bands import EVERYTHING, NOTHING, Edge
 from graftwork.merge.statistics.magnitudes import Tally
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 from graftwork.merge.statistics.ranks import NEVER, Selection, cut_equals, settle
 
 Result = TypeVar("Result")
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +31,18 @@ class Disagreement:
     edge: Edge
     squares: tuple[float, ...]
 
-    def chances(self, piece: Slice) -> Floats | None:
+    def chances(self, piece: Slice) -> Array | None:
         """1 where the slice's elements are kept, else 0; None where all are."""
         if self.edge == EVERYTHING:
             return None
         spread = _spread(piece)
-        bits = spread.view(np.int32)
+        bits = reinterpreted(spread, "I32")
         kept = bits > self.edge[0]
         before = max(0, min(piece.size, self.edge[1] - piece.offset))
         kept[:before] |= bits[:before] == self.edge[0]
-        return kept.astype(np.float32)
+        chances = empty((piece.size,), "F32", like=spread)
+        chances[...] = kept
+        return chances
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +101,16 @@ def _over_variances(measuring: Measuring[Result]) -> Measuring[Result]:
         yield Pass(observer(visit.observe), visit.only)
 
 
-def _spread(piece: Slice) -> Floats:
-    spread = np.empty(piece.size, np.float32)
+def _spread(piece: Slice) -> Array:
+    spread = empty((piece.size,), "F32", like=piece.against_base())
     variance(spread, piece.against_base(), piece.inputs)
     return spread
 
 
-def _kept(piece: Slice, position: int, chances: Floats) -> Floats:
+def _kept(piece: Slice, position: int, chances: Array) -> Array:
     """The differences of one model that are kept, float32."""
-    deltas = np.empty(piece.size, np.float32)
+    deltas = empty((piece.size,), "F32", like=chances)
     weighted_sum(deltas, (piece.inputs[position], piece.against_base()), (1.0, -1.0))
-    zeros = np.zeros_like(deltas)
-    sparse_combine(deltas, zeros, [deltas], [1.0], [Mask(chance=chances)], 0)
+    nothing = zeros((piece.size,), "F32", like=chances)
+    sparse_combine(deltas, nothing, [deltas], [1.0], [Mask(chance=chances)], 0)
     return deltas

@@ -9,11 +9,12 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork.kernels.arrays import on_host
 from graftwork.kernels.magnitude_histogram import magnitude_histogram
 from graftwork.kernels.row_gram import count_parts
 from graftwork.merge.slices import GRAIN, Slice
 from graftwork.merge.statistics.inner_products import Grid, part_starts
-from graftwork.merge.statistics.magnitudes import Extent, Measuring, Pass, Scope
+from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 
 Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -74,8 +75,8 @@ class FusionImportance:
 def _row_terms(piece: Slice, start: int, columns: int) -> Doubles:
     """For each part of a row in one block: m = max(x, b), sum e^(x - m), sum e^(b - m), sum e^(x - m) (x - b)."""
     stop = min(start + GRAIN, piece.size)
-    x = piece.inputs[0][start:stop].astype(np.float64)
-    base = piece.against_base()[start:stop].astype(np.float64)
+    x = on_host(piece.inputs[0][start:stop]).astype(np.float64)
+    base = on_host(piece.against_base()[start:stop]).astype(np.float64)
     before = (piece.offset + start) % columns
     starts = np.arange(-before, stop - start, columns)
     starts[0] = 0
@@ -101,7 +102,7 @@ def _scores(piece: Slice, columns: int, divergences: Floats) -> Floats:
     lengths = np.full(len(rows), columns)
     lengths[0] -= before
     lengths[-1] += piece.size - lengths.sum()
-    difference = piece.inputs[0].astype(np.float32) - piece.against_base().astype(np.float32)
+    difference = on_host(piece.inputs[0]).astype(np.float32) - on_host(piece.against_base()).astype(np.float32)
     return np.asarray(np.abs(difference) * np.repeat(rows, lengths), np.float32)
 
 

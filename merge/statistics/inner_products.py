@@ -9,11 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork.kernels.arrays import on_host
 from graftwork.kernels.axis_weighted_sum import Axis, axis_weighted_sum
 from graftwork.kernels.gram import gram
 from graftwork.kernels.row_gram import count_parts, row_gram
 from graftwork.merge.slices import GRAIN, Array, Slice
-from graftwork.merge.statistics.magnitudes import Extent, Measuring, Pass, Scope
+from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 
 Doubles = NDArray[np.float64]
 Vectors = Literal["filters", "rows", "columns"]
@@ -131,9 +132,9 @@ def _block_by_column(piece: Slice, start: int, columns: int) -> Doubles:
     rows = -(-(before + stop - start) // columns)
     values = np.zeros((len(piece.inputs), rows * columns))
     for position, x in enumerate(piece.inputs):
-        own = x[start:stop].astype(np.float32)
+        own = on_host(x[start:stop]).astype(np.float32)
         if piece.base is not None:
-            own -= piece.base[start:stop].astype(np.float32)
+            own -= on_host(piece.base[start:stop]).astype(np.float32)
         values[position, before : before + stop - start] = own
     matrices = values.reshape(len(values), rows, columns)
     products = np.empty((columns, len(values), len(values)))

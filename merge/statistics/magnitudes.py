@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -12,23 +12,8 @@ from graftwork.kernels.gram import gram
 from graftwork.kernels.ties_combine import KEEP_EQUAL
 from graftwork.kernels.ties_votes import ties_votes
 from graftwork.merge.slices import GRAIN, Slice
-from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope, Statistic
+from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 from graftwork.merge.statistics.ranks import Selection, cut_equals, settle
-
-__all__ = [
-    "BlockSums",
-    "Cut",
-    "DotProducts",
-    "Extent",
-    "LargestMagnitudes",
-    "Measuring",
-    "Pass",
-    "Scope",
-    "Selection",
-    "SignMajority",
-    "Statistic",
-    "Tally",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +121,3 @@ class DotProducts:
         yield Pass(multiply)
         total: NDArray[np.float64] = blocks.sum(axis=0)
         return total
-
-
-@dataclass
-class BlockSums:
-    """Sums by block of one tensor after another, added in index order and tensor by tensor."""
-
-    by_tensor: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-
-    def reserve(self, tensor: str, numel: int) -> None:
-        """Make room for a tensor; the order of these calls is the order of the final sum."""
-        self.by_tensor[tensor] = np.zeros(-(-numel // GRAIN))
-
-    def put(self, tensor: str, offset: int, sums: NDArray[np.float64]) -> None:
-        """Keep the block sums of the slice at `offset`."""
-        first = offset // GRAIN
-        self.by_tensor[tensor][first : first + len(sums)] = sums
-
-    def total(self) -> float:
-        """The sum of everything."""
-        return float(sum(float(sums.sum()) for sums in self.by_tensor.values()))

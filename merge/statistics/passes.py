@@ -21,7 +21,7 @@ Result = TypeVar("Result", covariant=True)
 class Extent:
     """What a statistic is measured over: the elements of one tensor, and its shape, or of all tensors of a model.
 
-    resident: a pass reads from memory and costs little; otherwise it may read from a disk
+    resident: a pass reads from memory, ours or the system's, and costs little; otherwise it may read from a disk
     """
 
     numel: int

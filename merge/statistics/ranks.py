@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from graftwork.kernels.arrays import empty, on_host
 from graftwork.kernels.magnitude_histogram import magnitude_histogram
 from graftwork.kernels.magnitudes_between import magnitudes_between
 from graftwork.kernels.nth_equal import nth_equal
@@ -167,8 +168,8 @@ def _sample(
 
 def _sampled_bits(x: Array, base: Array | None, stride: int) -> NDArray[np.int32]:
     def part(array: Array) -> NDArray[np.float32]:
-        whole = array[: array.size // stride * stride].reshape(-1, stride)[:, :RUN]
-        return whole.astype(np.float32)
+        whole = array[: len(array) // stride * stride].reshape(-1, stride)[:, :RUN]
+        return on_host(whole).astype(np.float32)
 
     with np.errstate(all="ignore"):
         difference = part(x) if base is None else part(x) - part(base)
@@ -202,12 +203,14 @@ class _Brackets:
 
     def add(self, piece: Slice, position: int, numel: int) -> None:
         """Count and collect one slice."""
-        counts = np.empty((len(self.ends), 4), np.int64)
+        x = piece.inputs[position]
+        counts = empty((len(self.ends), 4), "I64", like=x)
         room = piece.size if numel <= SMALL else piece.size // 8
-        values = _BUFFERS.array("values", "I32", len(self.ends) * room).reshape(len(self.ends), room)
-        magnitudes_between(counts, values, piece.inputs[position], piece.base, list(self.ends.values()))
+        values = _BUFFERS.array("values", "I32", len(self.ends) * room, x).reshape(len(self.ends), room)
+        magnitudes_between(counts, values, x, piece.base, list(self.ends.values()))
         self.slices[piece.offset] = [
-            _Around(count, found[: int(count[2])].copy()) for count, found in zip(counts, values, strict=True)
+            _Around(count, on_host(found[: int(count[2])]).copy())
+            for count, found in zip(on_host(counts), values, strict=True)
         ]
 
     def answers(self, place: Hashable, selection: Selection) -> bool:

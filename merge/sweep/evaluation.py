@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from graftwork.errors import Cancelled, OperationFailed
 from graftwork.merge.sweep.sweep import MODEL
 
 POLL_SECONDS = 0.1
+GUARD = Path(__file__).with_name("guard.py")
+"""It runs the command, and ends it with us."""
 
 
 class Evaluation(Protocol):
@@ -56,17 +59,21 @@ class Command:
     def measure(self, model: Path, log: Path) -> dict[str, float]:
         """Run the command. Raises OperationFailed saying how it ended, with the last line of its stderr; Cancelled."""
         arguments = [argument.replace(MODEL, str(model)) for argument in self.arguments]
+        ours, theirs = os.pipe()
         with log.open("wb") as errors:
-            try:
-                child = subprocess.Popen(  # noqa: S603 - it is the user's own command
-                    arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-                )
-            except OSError as error:
-                raise self._failed(f"{arguments[0]}: {error.strerror}") from None
+            child = subprocess.Popen(  # noqa: S603 - it is the user's own command
+                [sys.executable, "-I", str(GUARD), *arguments],
+                stdin=ours,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+            os.close(ours)
             try:
                 printed = self._wait(child)
             finally:
-                _end(child)
+                os.close(theirs)  # the guard kills what still runs
+                child.communicate()
         if child.returncode:
             raise self._failed(_how_it_ended(child.returncode, log))
         return self._read(printed.decode(errors="replace"))
@@ -107,15 +114,6 @@ class Command:
 
     def _failed(self, reason: str) -> OperationFailed:
         return OperationFailed(what="The evaluation", reason=reason)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Kill the command with everything it started, whether it ran too long or the sweep was interrupted."""
-    if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-    if child.stdout is not None:
-        child.stdout.close()
 
 
 def _how_it_ended(code: int, log: Path) -> str:

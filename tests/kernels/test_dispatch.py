@@ -19,6 +19,7 @@ from graftwork.kernels.lora_expand import lora_expand
 from graftwork.kernels.lora_shrink import lora_shrink
 from graftwork.kernels.magnitude_histogram import magnitude_histogram
 from graftwork.kernels.nth_equal import nth_equal
+from graftwork.kernels.rank_chances import rank_chances
 from graftwork.kernels.ties_combine import ties_combine
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.settings import Settings
@@ -82,7 +83,7 @@ def test_the_fastest_twin_that_takes_the_arguments_is_chosen(
 
 def test_a_refusal_names_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert weighted_sum.refusal("fused", ONES, [ONES]) == "no array is on a GPU"
-    assert "no Triton twin" in str(nth_equal.refusal("fused", torch.ones(1, device="meta")))
+    assert "no Triton twin" in str(rank_chances.refusal("fused", torch.ones(1, device="meta")))
     assert weighted_sum.refusal("native", torch.ones(1, device="meta")) == "an array is not in host memory"
     assert weighted_sum.refusal("native", ONES[::2]) == "an array is not contiguous"
     monkeypatch.setattr(dispatch, "_settings", lambda: Settings(kernels="reference"))

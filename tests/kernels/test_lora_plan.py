@@ -17,6 +17,7 @@ from graftwork.kernels.lora_shrink import lora_shrink
 DTYPES = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 BATCHES = {
     "decode": ([0, 1, 2, -1, 3], [8, 17, 64, 5]),
+    "ragged": ([0] * 5 + [1] * 6 + [2] * 7 + [3] * 61, [7, 5, 9, 30]),
     "mixed": ([0] * 37 + [-1] * 2 + [1] * 3 + [2] + [3] * 70, [12, 0, 33, 64]),
 }
 """Slots and ranks."""
@@ -72,9 +73,10 @@ def test_a_plan_refuses_what_it_would_misread() -> None:
         assert not LoraPlan.takes(a, b)
 
 
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 6, 7, 8, 13, 18, 71])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_of_a_linear_layer_gets_the_same_bits_alone(dtype: torch.dtype) -> None:
-    x, w, bias = (torch.randn(*shape).to(dtype) for shape in ((71, 1100), (70, 1100), (70,)))
+def test_a_row_of_a_linear_layer_gets_the_same_bits_alone(dtype: torch.dtype, rows: int) -> None:
+    x, w, bias = (torch.randn(*shape).to(dtype) for shape in ((rows, 1100), (70, 1100), (70,)))
     together = as_tensor(linear(x, w, bias))
     for row in range(len(x)):
         assert torch.equal(as_tensor(linear(x[row : row + 1], w, bias))[0], together[row])

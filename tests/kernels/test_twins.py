@@ -13,10 +13,10 @@ import torch
 
 from graftwork.kernels.arrays import Array, as_tensor, with_arrays
 from graftwork.kernels.case import Case, HostArray
-from graftwork.kernels.catalogue import cases, catalogue
+from graftwork.kernels.catalogue import TORCH_ON_GPU, cases, catalogue, workload
 from graftwork.kernels.dispatch import forced, native_module
 from graftwork.kernels.dtypes import FLOATS
-from graftwork.kernels.tolerance import Tolerance, tolerance
+from graftwork.kernels.tolerance import EXACT, Tolerance, tolerance
 
 KERNELS = catalogue()
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -32,6 +32,14 @@ INTERPRETED = (
     "weighted_sum",
 )
 """Elementwise kernels that write bfloat16, which the interpreter truncates where a GPU rounds."""
+
+ORDERED = ("abs_sum", "gram", "row_gram")
+"""Kernels whose lanes add element after element, on a GPU as in native code; the interpreter takes a second a block."""
+
+
+def takes_long(name: str, twin: str, case: Case) -> bool:
+    """Whether the interpreter would be at it for seconds."""
+    return DEVICE == "cpu" and twin == "fused" and name in ORDERED and case.nbytes > 4_000
 
 
 def twins() -> Iterator[tuple[str, str, str]]:
@@ -66,14 +74,17 @@ def interpretable(case: Case) -> Case:
 
 @pytest.mark.parametrize(("name", "dtype", "twin"), list(twins()))
 def test_a_twin_gives_what_the_reference_gives(name: str, dtype: str, twin: str) -> None:
-    allowed = tolerance(name, dtype)
+    exact = twin == "fused" and name in ORDERED
+    allowed = EXACT if exact else tolerance(name, dtype)
     interpreted_bfloat16 = twin == "fused" and dtype == "BF16" and DEVICE == "cpu"
     if interpreted_bfloat16 and name in INTERPRETED:
         allowed = Tolerance(rtol=2**-7)  # the interpreter truncates where a GPU rounds
     for case in cases(name, dtype):
+        if takes_long(name, twin, case):
+            continue
         if interpreted_bfloat16:
             case = interpretable(case)
-        expected = result(name, "reference", case, "cpu")
+        expected = result(name, "native" if exact else "reference", case, "cpu")
         actual = result(name, twin, case, DEVICE if twin == "fused" else None)
         np.testing.assert_allclose(
             actual, expected, rtol=allowed.rtol, atol=allowed.atol, equal_nan=True, err_msg=f"{name} {case.name}"
@@ -81,6 +92,22 @@ def test_a_twin_gives_what_the_reference_gives(name: str, dtype: str, twin: str)
         if allowed.rtol == 0:
             np.testing.assert_array_equal(
                 np.signbit(actual)[~np.isnan(actual)], np.signbit(expected)[~np.isnan(expected)]
+            )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_a_gpu_gives_what_the_processor_gives(name: str, dtype: str) -> None:
+    allowed = tolerance(name, dtype)
+    for case in (*cases(name, dtype), workload(name, dtype)):
+        for twin in ("fused", "reference") if KERNELS[name].has_fused else ("reference",):
+            exact = allowed == EXACT or (twin == "fused" and name in ORDERED)
+            expected = result(name, "native", case, None) if exact else result(name, "reference", case, "cpu")
+            bounds = EXACT if exact else allowed
+            actual = result(name, twin, case, "cuda")
+            np.testing.assert_allclose(
+                actual, expected, rtol=bounds.rtol, atol=bounds.atol, equal_nan=True, err_msg=f"{twin} {case.name}"
             )
 
 
@@ -97,15 +124,17 @@ def test_a_kernel_folder_is_complete(name: str) -> None:
     assert hasattr(native_module(), name)
 
 
-def test_the_hot_loops_have_a_triton_twin() -> None:
-    combine = {
-        "weighted_sum",
-        "axis_weighted_sum",
-        "ties_combine",
-        "sparse_combine",
-        "consensus_combine",
-        "ram_combine",
-    }
-    others = {"magnitude_histogram", "nearswap", "philox", "lora_shrink", "lora_expand"}
-    fused = {name for name, kernel in KERNELS.items() if kernel.has_fused}
-    assert fused == (combine | others if HAS_TRITON else set())
+def test_every_kernel_has_a_triton_twin_or_says_why_not() -> None:
+    without = {name for name, kernel in KERNELS.items() if not kernel.has_fused}
+    assert without == (set(TORCH_ON_GPU) if HAS_TRITON else set(KERNELS))
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed (the extra 'gpu')")
+def test_ordered_sums_begin_anew_at_the_borders_of_blocks() -> None:
+    values = np.random.default_rng(0).normal(size=65_700).astype(np.float32)
+    case = Case("border", {"x": values, "base": None})
+    np.testing.assert_array_equal(result("abs_sum", "fused", case, DEVICE), result("abs_sum", "native", case, None))
+    rows = Case("border within", {"inputs": [values[:900]], "columns": 700, "offset": 65_000, "base": None})
+    native = result("row_gram", "native", rows, None)
+    assert len(native) == 4
+    np.testing.assert_array_equal(result("row_gram", "fused", rows, DEVICE), native)

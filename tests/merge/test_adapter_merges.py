@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from graftwork.adapters.algebra import cat, negate, svd
-from graftwork.adapters.lowrank import generator
+from graftwork.adapters.algebra.algebra import cat, negate, svd
+from graftwork.adapters.algebra.lowrank import generator
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, load_lora, save_lora
 from graftwork.errors import IncompatibleAdapter, IncompatibleModels, InvalidCheckpoint, InvalidRecipe
 from graftwork.merge.lora.kmeans import cluster

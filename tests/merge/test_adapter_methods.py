@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from graftwork.adapters.algebra import cores, truncate
-from graftwork.adapters.lowrank import is_exact, nearest
+from graftwork.adapters.algebra.algebra import cores, truncate
+from graftwork.adapters.algebra.lowrank import is_exact, nearest
 from graftwork.adapters.variants.lora import LoraFactors
 from graftwork.errors import InvalidRecipe, InvalidSetting
 from graftwork.merge.lora.products import LINEAR, Change, Changes, combine, measure_module, weights

@@ -325,17 +325,23 @@ def test_a_killed_merge_shows_no_folder_and_can_be_run_again(bench: Any, sent: s
     assert not (bench.root / "merged.partial").exists()
 
 
-def test_a_merge_on_the_cpu_imports_neither_torch_nor_a_database(bench: Any) -> None:
+def test_a_merge_on_the_cpu_imports_neither_torch_nor_a_database_nor_rooms_it_does_not_enter(bench: Any) -> None:
     native = pytest.importorskip("graftwork.kernels._native")
     assert native
     paths, _ = bench.family(2, "BF16")
     (bench.root / "recipe.yaml").write_text(bench.recipe("ties", paths, **PAPER).as_yaml())
-    script = SLOW_MERGE.replace("time.sleep(0.3)", "pass") + (
-        "assert not {'torch', 'transformers', 'peft', 'sqlalchemy'} & set(sys.modules), sorted(sys.modules)"
+    script = (
+        "import sys\nfrom graftwork.cli.main import main\n"
+        "try:\n    main(['merge', *sys.argv[1:]])\nfinally:\n    print(*sys.modules)"
     )
     arguments = [sys.executable, "-c", script, str(bench.root / "recipe.yaml"), str(bench.root / "merged")]
     finished = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert finished.returncode == 0, finished.stderr
+    loaded = set(finished.stdout.split())
+    assert not {"torch", "transformers", "peft", "huggingface_hub", "sqlalchemy", "rich"} & loaded
+    rooms = ("adapters", "client", "merge.lora", "merge.extract", "merge.permute", "registry.formats.adapters")
+    assert not {f"graftwork.{room}" for room in rooms} & loaded
+    assert {name for name in loaded if name.startswith("graftwork.merge.methods.")} == {"graftwork.merge.methods.ties"}
 
 
 def test_planning_is_linear_in_the_number_of_tensors(bench: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from graftwork.merge.method import Method, methods
+from graftwork.merge.slices import GRAIN
 
 Tensors = dict[str, NDArray[Any]]
 Parameters = Mapping[str, Any]
@@ -212,6 +213,15 @@ def test_files_threads_and_slices_change_no_byte(merges: Merges) -> None:
     assert raw_bytes(merges(FAMILY, threads=2, shards=3)) == expected
     assert raw_bytes(merges(FAMILY, threads=1, memory=4_000_000)) == expected
     assert raw_bytes(merges(FAMILY, threads=2, memory=9_000_000)) == expected
+
+
+@pytest.mark.parametrize(("name", "example"), CASES)
+@pytest.mark.parametrize("device", ["cpu:0", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_device_changes_no_byte(merges: Merges, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graftwork.merge.device.LONGEST_SLICE", GRAIN)
+    for dtype, memory in (("F32", 500_000_000), ("F16", 12_000_000), ("BF16", 8_000_000)):
+        family = [as_dtype(model, dtype) for model in FAMILY]
+        assert raw_bytes(merges(family, device=device, memory=memory)) == raw_bytes(merges(family)), dtype
 
 
 @pytest.mark.parametrize(("name", "example"), CASES)

@@ -219,3 +219,15 @@ def test_nobody_rebuilds_where_they_may_not_write(registry: Registry, settings: 
         ([], "it is private"),
     ]
     assert "it stays as it is under other/soup@v1, where eve may not write" in steps[0]["notes"]
+
+
+def test_what_lends_its_tokenizer_is_in_the_lineage(registry: Registry, settings: Settings, merged: Make) -> None:
+    pair = merged("acme/pair", "linear", {"acme/good": 0.5, "acme/fine": 0.5}, tokenizer_source="acme/bad")
+    donor = registry.catalog.resolve("acme/bad")
+    edges = registry.lineage.parents(pair.digest)
+    assert [edge.parent for edge in edges if edge.relation == Relation.TOKENIZER] == [donor.digest]
+    registry.marks.quarantine(donor, actor="ada", reason="poisoned")
+    with pytest.raises(VersionQuarantined):
+        registry.marks.require_usable(pair)
+    (told,) = rebuilt(registry, settings, "acme/bad").values()
+    assert told["reason"] == "its tokenizer takes from acme/bad@v1"

@@ -167,7 +167,7 @@ def test_an_error_removes_the_beginning_unless_it_is_asked_to_stay(bench: Any) -
 
 def test_a_disk_that_fails_while_flushing_is_said(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = large_family(bench, 1)
-    monkeypatch.setattr("graftwork.merge.output.writer.FLUSH_BYTES", 1)
+    monkeypatch.setattr("graftwork.merge.output.weight_files.FLUSH_BYTES", 1)
 
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

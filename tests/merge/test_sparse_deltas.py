@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graftwork.merge.method import find_method
 from graftwork.merge.slices import GRAIN, Slice
-from graftwork.merge.statistics.magnitudes import Extent
+from graftwork.merge.statistics.passes import Extent
 
 Doubles = NDArray[np.float64]
 Tensors = dict[str, NDArray[Any]]

@@ -26,14 +26,14 @@ from graftwork.settings import Settings
 TENSOR = "model.norm.weight"
 LAMBDAS = [0.1, 0.2, 0.3, 0.4]
 EVALUATION = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, psutil, signal, sys
 from safetensors.numpy import load_file
 model, calls, kill_at = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 number = len(calls.read_text().splitlines()) if calls.exists() else 0
 with calls.open("a") as file:
     file.write(model.name + "\\n")
 if number == kill_at:
-    os.kill(os.getppid(), signal.SIGKILL)
+    psutil.Process(os.getppid()).parent().send_signal(signal.SIGKILL)  # what started the guard of this command
     sys.exit(9)
 value = float(load_file(model / "model.safetensors")["model.norm.weight"][0])
 print("measured")

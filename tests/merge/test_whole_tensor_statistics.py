@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 
 from graftwork.kernels.ties_combine import KEEP_EQUAL
 from graftwork.merge.slices import Slice
-from graftwork.merge.statistics.magnitudes import (
-    Cut,
-    DotProducts,
-    Extent,
-    LargestMagnitudes,
-    Measuring,
-    SignMajority,
-)
+from graftwork.merge.statistics.magnitudes import Cut, DotProducts, LargestMagnitudes, SignMajority
+from graftwork.merge.statistics.passes import Extent, Measuring
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**100), max_value=2.0**100)
 FEW_VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 2.0**-140])
