@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from graftwork.adapters.attach import Attachments
+from graftwork.adapters.attachment.attach import Attachments
 from graftwork.adapters.changes import Lowered
 from graftwork.adapters.encoder.checkpoint import POOLER, EncoderCheckpoint
 from graftwork.adapters.encoder.heads import Heads, head_modules

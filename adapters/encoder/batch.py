@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graftwork.adapters.attach import Rows
+from graftwork.adapters.attachment.attach import Rows
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.encoder.attention import Spans
 from graftwork.adapters.encoder.positions import Positions
-from graftwork.adapters.pool import Resident
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.encoder.attach import EncoderAttachments
 from graftwork.adapters.encoder.batch import Piece
 from graftwork.adapters.encoder.checkpoint import EncoderCheckpoint, load_encoder
@@ -24,12 +27,13 @@ from graftwork.adapters.encoder.queue import FairQueue
 from graftwork.adapters.encoder.reading import Reader
 from graftwork.adapters.encoder.requests import Encoding, Job, Request, Work
 from graftwork.adapters.encoder.runner import Runner
-from graftwork.adapters.engine.fairness import Turns, parse_weights
-from graftwork.adapters.engine.turn import Turn
-from graftwork.adapters.pool import Resident
-from graftwork.adapters.residency import Limits, Residency
+from graftwork.adapters.residency.limits import Limits
+from graftwork.adapters.residency.probe import require_finite
+from graftwork.adapters.residency.residency import Residency
+from graftwork.adapters.steps.fairness import Turns, parse_weights
+from graftwork.adapters.steps.isolation import as_failure, compute_isolated
+from graftwork.adapters.steps.loop import StepLoop
 from graftwork.errors import (
-    AdapterProbeFailed,
     Cancelled,
     DeadlineExceeded,
     GraftworkError,
@@ -70,24 +74,14 @@ class EncoderEngine:
         self._runner = Runner(checkpoint, positions, attachments, self._heads)
         require_conformance(self._runner, wanted, checkpoint)
         self._probes = texts(checkpoint, positions)
-        limits = Limits(
-            host_bytes=settings.adapter_host_bytes,
-            form_bytes=settings.adapter_form_bytes,
-            loaders=settings.adapter_loaders,
-            waiting=settings.max_queue,
-        )
-        self.residency = Residency(attachments, self._probe, base_name=checkpoint.name, limits=limits)
+        self.residency = Residency(attachments, self._probe, base_name=checkpoint.name, limits=Limits.of(settings))
         self._checkpoint = checkpoint
         self._budget = settings.encoder_tokens
         turns = Turns(settings.fair_tokens, parse_weights(settings.tenant_weights))
         self._queue = FairQueue(turns, max_waiting=settings.max_queue)
         self._jobs: dict[Job, None] = {}  # all that have not ended, oldest first
-        self._turn = Turn()
-        self._admission = threading.Lock()
-        self._closed = False
-        self._stopping = False
-        self._attention = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._living = threading.Lock()
+        self._loop = StepLoop("graftwork-encoder", self.step, lambda error: self._fail(self._live(), error))
 
     @classmethod
     def load(
@@ -116,7 +110,7 @@ class EncoderEngine:
     @property
     def is_alive(self) -> bool:
         """Whether its thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._loop.is_alive
 
     @property
     def waiting(self) -> int:
@@ -157,19 +151,19 @@ class EncoderEngine:
         finally:
             if lease is not None:
                 lease.release()
-        encoding = Encoding(sum(map(len, request.texts)), self._attention.set)
+        encoding = Encoding(sum(map(len, request.texts)), self._loop.wake)
         try:
             self._admit(Job(request, encoding, pinned))
         except Overloaded:
             if pinned is not None:
                 pinned.release()
             raise
-        self._attention.set()
+        self._loop.wake()
         return encoding
 
     def step(self) -> bool:
         """Compute one batch; False when there was nothing to do."""
-        with self._turn:
+        with self._loop.turn:
             self._end_stale()
             works = self._queue.take(self._budget)
             if works:
@@ -178,76 +172,48 @@ class EncoderEngine:
 
     def start(self) -> None:
         """Step in a thread of its own from now on."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="graftwork-encoder", daemon=True)
-            self._thread.start()
+        self._loop.start()
 
     def abort(self, digest: str) -> None:
-        """End the requests of an adapter at the next step."""
+        """End every request on the adapter, or on a mixture with it, at the next step."""
         for job in self._live():
-            if job.lease is not None and job.lease.resident.digest == digest:
+            if job.lease is not None and digest in job.lease.resident.made_of:
                 job.encoding.abort()
 
     def close(self, *, drain: bool = False) -> None:
         """Take no more requests, finish (`drain`) or refuse the ones there are, and end the thread."""
-        with self._admission:
-            self._closed = True
+        self._loop.close()
         self.residency.close()
-        self.residency.close()
-        while drain and (jobs := self._live()):
-            if self._thread is None:
-                self.step()
-            else:
-                wait([job.encoding for job in jobs])
-        self._stopping = True
-        self._attention.set()
-        if self._thread is not None:
-            self._thread.join()
-        with self._turn:
+        if drain:
+            self._loop.drain(self._pending)
+        self._loop.stop()
+        with self._loop.turn:
             self._fail(self._live(), Overloaded(reason="this engine is closed"))
 
     def _admit(self, job: Job) -> None:
-        with self._admission:
-            if self._closed:
-                raise Overloaded(reason="this engine is closed")
+        with self._loop.admitting(), self._living:
             self._queue.add(job)
             self._jobs[job] = None
 
     def _live(self) -> list[Job]:
-        with self._admission:
+        with self._living:
             return list(self._jobs)
 
-    def _loop(self) -> None:
-        while not self._stopping:
-            self._attention.clear()
-            try:
-                busy = self.step()
-            except Exception as error:
-                logger.exception("a step failed where none should")
-                self._fail(self._live(), error)
-                continue
-            if not busy and not self._stopping:
-                self._attention.wait()
+    def _pending(self) -> Callable[[], object] | None:
+        jobs = self._live()
+        return partial(wait, [job.encoding for job in jobs]) if jobs else None
 
     def _run(self, works: list[Work]) -> None:
-        """Compute the works together; should that fail, adapter by adapter, so that only the culprit's requests end."""
-        try:
-            vectors, logits = self._runner.forward([_piece(work) for work in works])
-            done = [_result(work, vectors[index], logits, index) for index, work in enumerate(works)]
-        except Exception as error:
-            groups = _by_adapter(works)
-            if len(groups) > 1:
-                logger.warning("a step failed and is repeated adapter by adapter", exc_info=True)
-                for group in groups:
-                    self._run(group)
-            else:
-                logger.exception("a step failed")
-                self._fail(list(dict.fromkeys(work.job for work in works)), error)
-            return
-        for work, result in zip(works, done, strict=True):
-            work.job.results[work.place] = result
-        for job in dict.fromkeys(work.job for work in works):
-            self._end_if_complete(job)
+        """Compute the works together; should that fail, only the culprit's requests end."""
+        for done, results in compute_isolated(works, self._compute, _by_adapter, self._fail_works):
+            for work, result in zip(done, results, strict=True):
+                work.job.results[work.place] = result
+            for job in dict.fromkeys(work.job for work in done):
+                self._end_if_complete(job)
+
+    def _compute(self, works: list[Work]) -> list[Tensor]:
+        vectors, logits = self._runner.forward([_piece(work) for work in works])
+        return [_result(work, vectors[index], logits, index) for index, work in enumerate(works)]
 
     def _end_if_complete(self, job: Job) -> None:
         count = len(job.request.texts)
@@ -262,7 +228,7 @@ class EncoderEngine:
     def _end(self, job: Job, outcome: list[Tensor] | GraftworkError) -> None:
         """Free what the job holds, then tell its caller."""
         self._queue.remove(job)
-        with self._admission:
+        with self._living:
             del self._jobs[job]
         if job.lease is not None:
             job.lease.release()
@@ -283,21 +249,20 @@ class EncoderEngine:
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
         for job in jobs:
-            failure = error
-            if not isinstance(failure, GraftworkError):
-                failure = OperationFailed(what="The encoding", reason=f"{type(error).__name__}: {error}")
-                failure.__cause__ = error
-            self._end(job, failure)
+            self._end(job, as_failure(error, "The encoding"))
+
+    def _fail_works(self, works: list[Work], error: Exception) -> None:
+        self._fail(list(dict.fromkeys(work.job for work in works)), error)
 
     def _probe(self, resident: Resident) -> None:
         """One forward with the adapter, between two steps. Raises AdapterProbeFailed."""
-        with self._turn:
-            try:
-                vectors, logits = self._runner.forward([Piece(text, resident) for text in self._probes])
-            except (RuntimeError, ValueError, TypeError) as error:
-                raise AdapterProbeFailed(adapter=resident.digest[:12], reason=str(error)) from error
-        if not all(bool(torch.isfinite(result).all()) for result in [vectors, *(logits or [])]):
-            raise AdapterProbeFailed(adapter=resident.digest[:12], reason="what it computes is not finite")
+
+        def compute() -> list[Tensor]:
+            vectors, logits = self._runner.forward([Piece(text, resident) for text in self._probes])
+            return [vectors, *(logits or [])]
+
+        with self._loop.turn:
+            require_finite(resident, compute)
 
     def _check(self, request: Request) -> None:
         if not request.texts:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.encoder.checkpoint import POOLER, EncoderCheckpoint
-from graftwork.adapters.pool import Resident
 
 
 class Heads:

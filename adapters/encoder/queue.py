@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 from graftwork.adapters.encoder.requests import Job, Work
-from graftwork.adapters.engine.fairness import Turns
+from graftwork.adapters.steps.fairness import Turns
 from graftwork.errors import QueueFull
 
 RETRY_AFTER_SECONDS = 1

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from graftwork.adapters.encoder.batch import Tokens
-from graftwork.adapters.lease import Lease
+from graftwork.adapters.residency.lease import Lease
 
 Purpose = Literal["vectors", "logits"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.adapters.attach import Attachments
+from graftwork.adapters.attachment.attach import Attachments
 from graftwork.adapters.encoder import attention
 from graftwork.adapters.encoder.attention import Spans
 from graftwork.adapters.encoder.batch import Piece, pack

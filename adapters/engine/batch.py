@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graftwork.adapters.attach import Rows
+from graftwork.adapters.attachment.attach import Rows
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.engine.cache import CacheView, KeyValueCache, Span
-from graftwork.adapters.pool import Resident
 
 
 @dataclass(frozen=True, slots=True)

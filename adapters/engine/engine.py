@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from graftwork.adapters.attach import Attachments
+from graftwork.adapters.attachment.attach import Attachments
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.engine.batch import Piece
 from graftwork.adapters.engine.cache import KeyValueCache
 from graftwork.adapters.engine.checkpoint import Checkpoint, load_checkpoint, require_packable
 from graftwork.adapters.engine.conformance import expected_logits, pages_needed, prompts, require_conformance
-from graftwork.adapters.engine.fairness import Turns, parse_weights
 from graftwork.adapters.engine.intake import first_sequence
 from graftwork.adapters.engine.probing import passes_in_a_step
 from graftwork.adapters.engine.runner import Runner
@@ -30,11 +30,13 @@ from graftwork.adapters.engine.sampling import Choice, choose
 from graftwork.adapters.engine.scheduler import Scheduler, Work, adapter_rows
 from graftwork.adapters.engine.sequence import Chunk, Generation, Request, Sequence
 from graftwork.adapters.engine.statistics import Counts, Statistics
-from graftwork.adapters.engine.turn import Turn
-from graftwork.adapters.pool import Resident
-from graftwork.adapters.residency import Limits, Residency
+from graftwork.adapters.residency.limits import Limits
+from graftwork.adapters.residency.probe import require_finite
+from graftwork.adapters.residency.residency import Residency
+from graftwork.adapters.steps.fairness import Turns, parse_weights
+from graftwork.adapters.steps.isolation import as_failure, compute_isolated
+from graftwork.adapters.steps.loop import StepLoop
 from graftwork.errors import (
-    AdapterProbeFailed,
     DeadlineExceeded,
     GraftworkError,
     InvalidRequest,
@@ -67,13 +69,7 @@ class Engine:
         self._runner = Runner(model, cache, attachments)
         require_conformance(self._runner, expected, checkpoint.folder)
         cache.fill(settings.cache_bytes, least=pages_needed(cache.page_tokens))
-        limits = Limits(
-            host_bytes=settings.adapter_host_bytes,
-            form_bytes=settings.adapter_form_bytes,
-            loaders=settings.adapter_loaders,
-            waiting=settings.max_queue,
-        )
-        self.residency = Residency(attachments, self._probe, base_name=checkpoint.name, limits=limits)
+        self.residency = Residency(attachments, self._probe, base_name=checkpoint.name, limits=Limits.of(settings))
         self._scheduler = Scheduler(
             cache,
             Turns(settings.fair_tokens, parse_weights(settings.tenant_weights)),
@@ -88,13 +84,8 @@ class Engine:
         self._prefill_tokens = settings.prefill_tokens
         self._vocabulary = checkpoint.vocabulary
         self._end_ids = checkpoint.end_ids
-        self._turn = Turn()
         self._aside = threading.Lock()  # whose turn it is to borrow pages
-        self._admission = threading.Lock()
-        self._closed = False
-        self._stopping = False
-        self._attention = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._loop = StepLoop("graftwork-engine", self.step, lambda error: self._fail(self._scheduler.all(), error))
 
     @classmethod
     def load(
@@ -115,7 +106,7 @@ class Engine:
     @property
     def is_alive(self) -> bool:
         """Whether its thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._loop.is_alive
 
     @property
     def waiting(self) -> int:
@@ -141,15 +132,16 @@ class Engine:
         finally:
             if lease is not None:
                 lease.release()
-        first = first_sequence(request, leases, self.tokenizer, limit=self._timeout, wake=self._attention.set)
+        first = first_sequence(request, leases, self.tokenizer, limit=self._timeout, wake=self._loop.wake)
         try:
-            self._admit(first)
+            with self._loop.admitting():
+                self._scheduler.add(first)
         except Overloaded:
             for pinned in leases:
                 if pinned is not None:
                     pinned.release()
             raise
-        self._attention.set()
+        self._loop.wake()
         return first.generation
 
     def statistics(self) -> Statistics:
@@ -170,7 +162,7 @@ class Engine:
 
     def step(self) -> bool:
         """Compute one step; False when there was nothing to do."""
-        with self._turn:
+        with self._loop.turn:
             self._end_overdue()
             works = self._scheduler.schedule()
             if works:
@@ -213,99 +205,60 @@ class Engine:
         """What `compute` makes of each chunk of a prompt, one between every two steps, in borrowed pages."""
         self._check_prompt(prompt_ids, 1)
         with self._aside:
-            with self._turn:
+            with self._loop.turn:
                 pages = self._scheduler.borrow(self._runner.cache.pages_for(len(prompt_ids)))
             try:
                 for start in range(0, len(prompt_ids), self._prefill_tokens):
                     tokens = prompt_ids[start : start + self._prefill_tokens]
                     is_last = start + len(tokens) == len(prompt_ids)
                     piece = Piece(tokens, start, pages, resident, wants_logits=is_last, everywhere=everywhere)
-                    with self._turn:
+                    with self._loop.turn:
                         computed = compute([piece])
                     yield computed
             finally:
-                with self._turn:
+                with self._loop.turn:
                     self._scheduler.give_back(pages)
-                self._attention.set()
+                self._loop.wake()
 
     def start(self) -> None:
         """Step in a thread of its own from now on."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="graftwork-engine", daemon=True)
-            self._thread.start()
+        self._loop.start(self._runner.leave_threads_to_kernels)
 
     def abort(self, digest: str) -> None:
-        """End every request on the adapter at the next step."""
+        """End every request on the adapter, or on a mixture with it, at the next step."""
         for sequence in self._scheduler.all():
-            if sequence.lease is not None and sequence.lease.resident.adapter == digest:
+            if sequence.lease is not None and digest in sequence.lease.resident.made_of:
                 sequence.generation.abort()
 
     def close(self, *, drain: bool = False) -> None:
         """Take no more requests, finish (`drain`) or abort the ones there are, and end the thread."""
-        with self._admission:
-            self._closed = True
+        self._loop.close()
         self.residency.close()
         if drain:
-            self._drain()
-        self._stopping = True
-        self._attention.set()
-        if self._thread is not None:
-            self._thread.join()
-        with self._turn:
+            self._loop.drain(lambda: next((sequence.generation.wait for sequence in self._scheduler.all()), None))
+        self._loop.stop()
+        with self._loop.turn:
             for sequence in self._scheduler.all():
                 self._end(sequence, sequence.abortion())
 
-    def _admit(self, sequence: Sequence) -> None:
-        with self._admission:
-            if self._closed:
-                raise Overloaded(reason="this engine is closed")
-            self._scheduler.add(sequence)
-
-    def _loop(self) -> None:
-        self._runner.leave_threads_to_kernels()
-        while not self._stopping:
-            self._attention.clear()
-            try:
-                busy = self.step()
-            except Exception as error:
-                logger.exception("a step could not be scheduled")
-                self._fail(self._scheduler.all(), error)
-                continue
-            if not busy and not self._stopping:
-                self._attention.wait()
-
-    def _drain(self) -> None:
-        while pending := self._scheduler.all():
-            if self._thread is None:
-                self.step()
-            else:
-                pending[0].generation.wait()
-
     def _run(self, works: list[Work]) -> None:
-        """Compute the works together; should that fail, adapter by adapter, so that only the culprit's requests end."""
-        try:
-            logits = self._runner.forward([_piece(work) for work in works])
-            sampling = [work.sequence for work in works if work.samples]
-            samplers = [[sequence.sampler, *(other.sampler for other in sequence.siblings)] for sequence in sampling]
-            choices = choose(logits, samplers)
-        except Exception as error:
-            groups = [list(group) for _, group in itertools.groupby(works, key=adapter_rows)]
-            if len(groups) > 1:
-                logger.warning("a step failed and is repeated adapter by adapter", exc_info=True)
-                for group in groups:
-                    self._run(group)
-            else:
-                logger.exception("a step failed")
-                self._fail([work.sequence for work in works], error)
-            return
-        for work in works:
-            work.sequence.computed += work.count
-            self._counts.computed_tokens += work.count
-        for sequence, of_sequence in zip(sampling, choices, strict=True):
-            if None not in of_sequence:
-                self._scheduler.publish(sequence)
-            for each, choice in zip([sequence, *self._scheduler.fork(sequence)], of_sequence, strict=True):
-                self._advance(each, choice)
+        """Compute the works together; should that fail, only the culprit's requests end."""
+        for done, (sampling, choices) in compute_isolated(works, self._compute, _by_adapter, self._fail_works):
+            for work in done:
+                work.sequence.computed += work.count
+                self._counts.computed_tokens += work.count
+            for sequence, of_sequence in zip(sampling, choices, strict=True):
+                if None not in of_sequence:
+                    self._scheduler.publish(sequence)
+                for each, choice in zip([sequence, *self._scheduler.fork(sequence)], of_sequence, strict=True):
+                    self._advance(each, choice)
+
+    def _compute(self, works: list[Work]) -> tuple[list[Sequence], list[list[Choice | None]]]:
+        """The sequences that get a token, and what each of their samplers chooses."""
+        logits = self._runner.forward([_piece(work) for work in works])
+        sampling = [work.sequence for work in works if work.samples]
+        samplers = [[sequence.sampler, *(other.sampler for other in sequence.siblings)] for sequence in sampling]
+        return sampling, choose(logits, samplers)
 
     def _advance(self, sequence: Sequence, choice: Choice | None) -> None:
         if choice is None:
@@ -347,30 +300,25 @@ class Engine:
 
     def _fail(self, sequences: list[Sequence], error: Exception) -> None:
         for sequence in sequences:
-            failure = error
-            if not isinstance(failure, GraftworkError):
-                failure = OperationFailed(what="The generation", reason=f"{type(error).__name__}: {error}")
-                failure.__cause__ = error
-            self._end(sequence, failure)
+            self._end(sequence, as_failure(error, "The generation"))
+
+    def _fail_works(self, works: list[Work], error: Exception) -> None:
+        self._fail([work.sequence for work in works], error)
 
     def _probe(self, resident: Resident) -> None:
         """One forward with the adapter, in a step or between two. Raises AdapterProbeFailed."""
         prompt = prompts(self._runner.model)[0]
-        runs_soon = self._thread is not None and not self.waiting and 0 < self.running < self._max_running
+        runs_soon = self._loop.is_started and not self.waiting and 0 < self.running < self._max_running
         lease = self.residency.pin(resident.digest) if runs_soon else None
         if lease is not None and passes_in_a_step(self.submit, lease, prompt[0]):
             return
-        with self._aside, self._turn:
+        with self._aside, self._loop.turn:
             pages = self._scheduler.borrow(self._runner.cache.pages_for(len(prompt)))
+            piece = Piece(prompt, 0, pages, resident, wants_logits=True)
             try:
-                logits = self._runner.forward([Piece(prompt, 0, pages, resident, wants_logits=True)])
-                finite = bool(torch.isfinite(logits).all())
-            except (RuntimeError, ValueError, TypeError) as error:
-                raise AdapterProbeFailed(adapter=resident.digest[:12], reason=str(error)) from error
+                require_finite(resident, lambda: [self._runner.forward([piece])])
             finally:
                 self._scheduler.give_back(pages)
-        if not finite:
-            raise AdapterProbeFailed(adapter=resident.digest[:12], reason="its logits are not finite")
 
     def _check(self, request: Request) -> None:
         self._check_prompt(request.prompt_ids, request.sampling.max_tokens)
@@ -398,3 +346,7 @@ def _piece(work: Work) -> Piece:
     tokens = sequence.tokens[sequence.computed : sequence.computed + work.count]
     resident = sequence.lease.resident if sequence.lease is not None else None
     return Piece(tokens, sequence.computed, sequence.pages, resident, wants_logits=work.samples)
+
+
+def _by_adapter(works: list[Work]) -> list[list[Work]]:
+    return [list(group) for _, group in itertools.groupby(works, key=adapter_rows)]

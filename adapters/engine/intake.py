@@ -10,7 +10,7 @@ from graftwork.adapters.engine.generation import Generation
 from graftwork.adapters.engine.sampling import Sampler
 from graftwork.adapters.engine.sequence import Request, Sequence
 from graftwork.adapters.engine.text import Decoder, TextStream
-from graftwork.adapters.lease import Lease
+from graftwork.adapters.residency.lease import Lease
 
 
 def first_sequence(

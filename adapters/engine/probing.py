@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from graftwork.adapters.engine.generation import Generation
 from graftwork.adapters.engine.sequence import Request, Sampling
-from graftwork.adapters.lease import Lease
+from graftwork.adapters.residency.lease import Lease
 from graftwork.errors import AdapterProbeFailed, DeadlineExceeded, OperationFailed, Overloaded
 
 TENANT = "graftwork probe"

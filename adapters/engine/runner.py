@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from graftwork.adapters.attach import Attachments
+from graftwork.adapters.attachment.attach import Attachments
+from graftwork.adapters.attachment.linears import take_over_linears
 from graftwork.adapters.engine import attention
 from graftwork.adapters.engine.batch import Piece, pack
 from graftwork.adapters.engine.cache import KeyValueCache
-from graftwork.adapters.linears import take_over_linears
 
 
 class Runner:

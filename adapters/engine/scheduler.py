@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from graftwork.adapters.engine.cache import KeyValueCache
-from graftwork.adapters.engine.fairness import Turns
 from graftwork.adapters.engine.pages import chain
 from graftwork.adapters.engine.sequence import Sequence
+from graftwork.adapters.steps.fairness import Turns
 from graftwork.errors import QueueFull
 
 LONGEST_RETRY = 60

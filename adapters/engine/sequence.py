@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from graftwork.adapters.engine.pages import Key
     from graftwork.adapters.engine.sampling import Sampler
     from graftwork.adapters.engine.text import TextStream
-    from graftwork.adapters.lease import Lease
+    from graftwork.adapters.residency.lease import Lease
 
 __all__ = [
     "Chunk",

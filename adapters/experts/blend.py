@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from graftwork.adapters.algebra import cat
+from graftwork.adapters.algebra.algebra import cat
 from graftwork.adapters.changes import BaseWeights, Lowered
 from graftwork.adapters.experts.lowering import lower_lora
 from graftwork.adapters.experts.members import load_member

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.adapters.algebra import scale
+from graftwork.adapters.algebra.algebra import scale
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors
 from graftwork.errors import InvalidExpertSet, NonFiniteTensor
 from graftwork.kernels.dtypes import numpy_dtype

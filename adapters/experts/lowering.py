@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graftwork.adapters.algebra import cat
+from graftwork.adapters.algebra.algebra import cat
 from graftwork.adapters.changes import Change, Factors, Gate, Lowered
 from graftwork.adapters.experts import tables
 from graftwork.adapters.experts.choice import Choice

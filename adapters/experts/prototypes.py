@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.adapters.algebra import truncate
+from graftwork.adapters.algebra.algebra import truncate
 from graftwork.adapters.variants.lora import LoraFactors
 
 

@@ -16,9 +16,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from graftwork.adapters.attachment.resident import Resident
+from graftwork.adapters.changes import Gate
 from graftwork.adapters.experts.gates import FixedGate, SetGate, TokenGate
-from graftwork.adapters.lease import Lease
-from graftwork.adapters.pool import Gate, Resident
+from graftwork.adapters.residency.lease import Lease
 
 SCHEME = b"graftwork-routed-1\n"
 
@@ -52,6 +53,11 @@ class ListeningGate:
             self.total = scores if self.total is None else self.total + scores
             self.rows += len(x)
         return self.silence.expand(len(x), -1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the gate's tensors."""
+        return self.gate.nbytes
 
     @property
     def mean(self) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.adapters.algebra import cat
+from graftwork.adapters.algebra.algebra import cat
 from graftwork.adapters.experts.expert_set import Expert, ExpertSet
 from graftwork.adapters.variants.lora import LoraFactors
 from graftwork.errors import InvalidRequest

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graftwork.adapters.variants.effect import Effect, Matrix, product
+from graftwork.adapters.variants.effect import Effect, Matrix
 from graftwork.adapters.variants.factors import Factor, LoraFactors
+from graftwork.adapters.variants.folding import Folding
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +36,11 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
-class Hydra:
+class Hydra(Folding):
     """y + parallel(x) + sequential(y), where y = W0 x + b0; both branches are linear, so all of it folds, given W0."""
 
     parallel: Branch | None
     sequential: Branch | None
-
-    def delta(self, w0: Matrix) -> Matrix:
-        """[out, in]"""
-        return product(self._pair(w0), w0)
-
-    def factors(self, w0: Matrix | None) -> LoraFactors | None:
-        """Of both branches side by side, without what they add to the bias. It takes w0."""
-        return None if w0 is None else self._pair(w0)
 
     def effect(self, w0: Matrix, b0: Matrix | None) -> Effect:
         """Low rank, and a bias: what the branches add by themselves, and the sequential one of b0."""
@@ -58,9 +51,10 @@ class Hydra:
         if self.sequential is not None and b0 is not None:
             through = self.sequential.up @ (self.sequential.down @ b0.astype(np.float32))
             shift = shift + through * np.float32(self.sequential.scale)
-        return Effect(low_rank=self._pair(w0), bias_shift=shift if shift.any() else None)
+        return Effect(low_rank=self.pair(w0), bias_shift=shift if shift.any() else None)
 
-    def _pair(self, w0: Matrix) -> LoraFactors:
+    def pair(self, w0: Matrix) -> LoraFactors:
+        """Of both branches side by side, without what they add to the bias."""
         sides = []
         if self.parallel is not None:
             sides.append((self.parallel.down, self.parallel.up * np.float32(self.parallel.scale)))

@@ -6,41 +6,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graftwork.adapters.variants.effect import Effect, Matrix, product
+from graftwork.adapters.variants.effect import Effect, Matrix
 from graftwork.adapters.variants.factors import LoraFactors
+from graftwork.adapters.variants.folding import Folding
 
 
 @dataclass(frozen=True, slots=True)
-class Kasa:
+class Kasa(Folding):
     """W0 - U_d S_d V_d' + scale B diag(d) A, where d are the singular values that training dropped.
 
     PEFT drops the `rank` smallest of min(in, out). The authors' own code keeps the first in - rank, which drops fewer
     where in > out, down to none; `by_inputs` says that the adapter was trained so.
     """
 
-    pair: LoraFactors
+    trained: LoraFactors
     """The diagonal and the scale are part of b."""
     by_inputs: bool
 
-    def delta(self, w0: Matrix) -> Matrix:
-        """[out, in]"""
-        return product(self._pair(w0), w0)
-
-    def factors(self, w0: Matrix | None) -> LoraFactors | None:
-        """The dropped directions are further units: the rank is up to twice the adapter's. It takes w0."""
-        return None if w0 is None else self._pair(w0)
-
     def effect(self, w0: Matrix, b0: Matrix | None) -> Effect:
         """Low rank."""
-        return Effect(low_rank=self._pair(w0))
+        return Effect(low_rank=self.pair(w0))
 
-    def _pair(self, w0: Matrix) -> LoraFactors:
+    def pair(self, w0: Matrix) -> LoraFactors:
+        """The dropped directions are further units: the rank is up to twice the adapter's."""
         dropped = _smallest(w0, self._dropped(*w0.shape))
-        a = np.concatenate([self.pair.a, dropped.a])
-        return LoraFactors(a, np.concatenate([self.pair.b, -dropped.b], axis=1))
+        a = np.concatenate([self.trained.a, dropped.a])
+        return LoraFactors(a, np.concatenate([self.trained.b, -dropped.b], axis=1))
 
     def _dropped(self, out: int, width: int) -> int:
-        kept = max(0, width - self.pair.rank) if self.by_inputs else min(out, width) - self.pair.rank
+        kept = max(0, width - self.trained.rank) if self.by_inputs else min(out, width) - self.trained.rank
         return max(0, min(out, width) - kept)
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from benchmarks.serving.case import BASE, Case
+from benchmarks.serving.effort import Effort
 from benchmarks.serving.family import Family
 from benchmarks.serving.measured import Figures, Run, Timeline, cpu_seconds, summarise
-from benchmarks.serving.trace import Asked, build_trace, warm_up
+from benchmarks.serving.trace import Asked
 
 WAIT_SECONDS = 600
 NO_TOKEN = -1
 
 
-def measure(family: Family, cases: Sequence[Case], *, requests: int, rounds: int) -> Iterator[tuple[Case, Figures]]:
+def measure(family: Family, cases: Sequence[Case], *, effort: Effort) -> Iterator[tuple[Case, Figures]]:
     """Each case that it can compute, on a model of its own."""
     for case in (case for case in cases if case.adapters <= 1):
         model: Any = AutoModelForCausalLM.from_pretrained(family.base, attn_implementation="sdpa")
@@ -30,9 +32,7 @@ def measure(family: Family, cases: Sequence[Case], *, requests: int, rounds: int
         options = {"max_new_tokens": 128, "do_sample": False, "eos_token_id": NO_TOKEN, "pad_token_id": 0}
         settings: Any = GenerationConfig(**options)  # type: ignore[no-untyped-call]
         with model.continuous_batching_context_manager(generation_config=settings) as batching:
-            _run(batching, warm_up(adapters=case.adapters))
-            traces = [build_trace(requests, adapters=case.adapters, seed=seed) for seed in range(rounds)]
-            yield case, summarise([_run(batching, trace) for trace in traces])
+            yield case, summarise(effort.runs(case, partial(_run, batching)))
 
 
 def _run(batching: Any, trace: Sequence[Asked]) -> Run:

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 VOCABULARY = 8192
 RANKS = (8, 16, 32, 64)
+EVERY_LAYER = "all linear"
 SETS: Mapping[str, Sequence[str]] = {
     "q, v": ("q_proj", "v_proj"),
-    "all linear": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    EVERY_LAYER: ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
 }
 """PEFT's default for a Llama, and what most people train."""
 

@@ -60,6 +60,7 @@ class Figures:
     first_p99: float
     token_p50: float
     token_p99: float
+    rounds: int
     load: float | None = None
     """Until the first token of an adapter that was never used, beyond that of one that was."""
     memory: float | None = None
@@ -77,6 +78,7 @@ def summarise(runs: Sequence[Run], *, load: float | None = None, memory: float |
         first_p99=percentile(firsts, 99),
         token_p50=percentile(gaps, 50),
         token_p99=percentile(gaps, 99),
+        rounds=len(runs),
         load=load,
         memory=memory,
     )

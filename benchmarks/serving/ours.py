@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.serving.case import BASE, Case
 from benchmarks.serving.client import load_seconds, run_trace
+from benchmarks.serving.effort import Effort
 from benchmarks.serving.family import Family
 from benchmarks.serving.measured import Figures, resident_bytes, summarise
 from benchmarks.serving.process import free_port, server
-from benchmarks.serving.trace import build_trace, warm_up
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
@@ -19,7 +20,7 @@ from graftwork.settings import Settings
 
 
 def measure(
-    family: Family, cases: Sequence[Case], root: Path, *, requests: int, rounds: int, threads: int
+    family: Family, cases: Sequence[Case], root: Path, *, effort: Effort, threads: int
 ) -> Iterator[tuple[Case, Figures]]:
     """Each case in turn on one server."""
     home = root / "home"
@@ -44,9 +45,8 @@ def measure(
             def called(adapter: int | None, names: Sequence[str] = names) -> str:
                 return "bench/base" if adapter is None else names[adapter]
 
-            run_trace(url, pid, warm_up(adapters=case.adapters), called)
-            traces = [build_trace(requests, adapters=case.adapters, seed=seed) for seed in range(rounds)]
-            yield case, summarise([run_trace(url, pid, trace, called) for trace in traces], load=load, memory=memory)
+            runs = effort.runs(case, partial(run_trace, url, pid, name=called))
+            yield case, summarise(runs, load=load, memory=memory)
 
 
 def _name(targets: str, index: int) -> str:

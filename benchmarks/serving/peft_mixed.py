@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 from benchmarks.serving.case import BASE, Case
+from benchmarks.serving.effort import Effort
 from benchmarks.serving.family import Family
 from benchmarks.serving.measured import Figures, Run, Timeline, cpu_seconds, summarise
-from benchmarks.serving.trace import CONCURRENT, Asked, build_trace, warm_up
+from benchmarks.serving.trace import CONCURRENT, Asked
 
 
 class _Clock(LogitsProcessor):
@@ -31,16 +33,15 @@ class _Clock(LogitsProcessor):
         return scores
 
 
-def measure(family: Family, cases: Sequence[Case], *, requests: int, rounds: int) -> Iterator[tuple[Case, Figures]]:
+def measure(family: Family, cases: Sequence[Case], *, effort: Effort) -> Iterator[tuple[Case, Figures]]:
     """Each case on a model of its own, with exactly its adapters."""
     for case in cases:
         base: Any = AutoModelForCausalLM.from_pretrained(family.base)
         model, load, memory = base.eval(), None, None
         if case != BASE:
             model, load, memory = _adapted(base, family, case)
-        _run(model, warm_up(adapters=case.adapters))
-        traces = [build_trace(requests, adapters=case.adapters, seed=seed) for seed in range(rounds)]
-        yield case, summarise([_run(model, trace) for trace in traces], load=load, memory=memory)
+        runs = effort.runs(case, partial(_run, model))
+        yield case, summarise(runs, load=load, memory=memory)
 
 
 def _adapted(base: Any, family: Family, case: Case) -> tuple[Any, float, float]:

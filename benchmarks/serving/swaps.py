@@ -34,10 +34,10 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from benchmarks.serving.swarm import EVERYTHING, VOCABULARY, write_adapters, write_base
-from graftwork.adapters import loader
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Request, Sampling
-from graftwork.adapters.host import Host
+from graftwork.adapters.hosting.host import Host
+from graftwork.adapters.residency import loader
 from graftwork.errors import GraftworkError
 from graftwork.kernels.dispatch import native_module
 from graftwork.registry.importer import import_source

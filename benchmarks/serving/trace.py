@@ -23,14 +23,14 @@ class Asked:
 def build_trace(count: int, *, adapters: int, seed: int) -> Sequence[Asked]:
     """`count` requests on `adapters` adapters in turn, or on the base.
 
-    Prompts have 16 to 160 tokens, answers 16 to 96. The lengths are always the same; the prompts differ by `seed`, so
+    Prompts have 16 to 80 tokens, answers 8 to 24. The lengths are always the same; the prompts differ by `seed`, so
     that no cache of prefixes answers a second run.
     """
     rng, words = random.Random(0), random.Random(seed)
     return [
         Asked(
-            [words.randrange(2, VOCABULARY) for _ in range(rng.randint(16, 160))],
-            rng.randint(16, 96),
+            [words.randrange(2, VOCABULARY) for _ in range(rng.randint(16, 80))],
+            rng.randint(8, 24),
             index % adapters if adapters else None,
         )
         for index in range(count)

@@ -33,10 +33,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving.swarm import ATTENTION, VOCABULARY, write_adapters, write_base
-from graftwork.adapters.admission import Admission
 from graftwork.adapters.engine.generation import Chunk
 from graftwork.adapters.engine.sequence import Request, Sampling
-from graftwork.adapters.host import Host
+from graftwork.adapters.hosting.admission import Admission
+from graftwork.adapters.hosting.host import Host
 from graftwork.errors import GraftworkError
 from graftwork.kernels.dispatch import native_module
 from graftwork.registry.importer import import_source

@@ -23,7 +23,12 @@ from transformers import (
 )
 
 from graftwork.adapters.engine.engine import Engine
-from graftwork.adapters.lease import Lease
+from graftwork.adapters.hosting.host import Host
+from graftwork.adapters.residency.lease import Lease
+from graftwork.registry.importer import import_source
+from graftwork.registry.refs import Name, Ref
+from graftwork.registry.registry import Registry
+from graftwork.registry.versions import Version
 from graftwork.settings import Settings
 
 ATTENTION = ["q_proj", "v_proj"]
@@ -222,3 +227,27 @@ def engine_of(settings: Settings) -> Iterator[EngineFactory]:
 def engine(family: Family, engine_of: EngineFactory) -> Engine:
     """An engine that the test steps itself."""
     return engine_of(family)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with Registry.open(Settings(home=tmp_path / "home")) as registry:
+        yield registry
+
+
+@pytest.fixture
+def versions(registry: Registry, family: Family) -> dict[str, Version]:
+    """The Llama family: a base, and two versions of `team/skill`, the alias `prod` on the first."""
+    base = import_source(registry, str(family.base), Name.parse("team/base"))
+    on = Ref.parse("team/base")
+    name = Name.parse("team/skill")
+    first = import_source(registry, str(family.adapters["attention"]), name, base=on, aliases=["prod"])
+    second = import_source(registry, str(family.adapters["everything"]), name, base=on)
+    return {"base": base, "attention": first, "everything": second}
+
+
+@pytest.fixture
+def host(registry: Registry, settings: Settings) -> Iterator[Host]:
+    host = Host(registry, settings)
+    yield host
+    host.close()

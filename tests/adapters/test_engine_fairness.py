@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.adapters.engine.cache import KeyValueCache
-from graftwork.adapters.engine.fairness import Turns, parse_weights
 from graftwork.adapters.engine.generation import Generation
 from graftwork.adapters.engine.sampling import Sampler
 from graftwork.adapters.engine.scheduler import Scheduler
 from graftwork.adapters.engine.sequence import Sampling, Sequence
 from graftwork.adapters.engine.text import TextStream
+from graftwork.adapters.steps.fairness import Turns, parse_weights
 from graftwork.errors import InvalidSetting
 
 PLACES, BUDGET, TURN = 8, 128, 64

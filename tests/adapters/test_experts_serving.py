@@ -24,7 +24,7 @@ from graftwork.adapters.experts.gates import FixedGate
 from graftwork.adapters.experts.lowering import lower_experts, lower_lora
 from graftwork.adapters.experts.request import route
 from graftwork.adapters.experts.selection import selection_digest
-from graftwork.adapters.lease import Lease
+from graftwork.adapters.residency.lease import Lease
 from graftwork.adapters.variants.lora import LoraAdapter, load_lora
 from graftwork.registry.formats.experts import FORMAT
 

@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from graftwork.adapters import engines
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Request, Sampling
-from graftwork.adapters.host import Admission, Host
+from graftwork.adapters.hosting import engines
+from graftwork.adapters.hosting.host import Admission, Host
 from graftwork.errors import AdapterProbeFailed, InvalidCheckpoint, ModelNotFound, NotFound, Overloaded
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
@@ -25,29 +24,6 @@ if TYPE_CHECKING:
 
 SKILL = Name.parse("team/skill")
 PROMPT = list(b"hello")
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry.open(Settings(home=tmp_path / "home")) as registry:
-        yield registry
-
-
-@pytest.fixture
-def versions(registry: Registry, family: Family) -> dict[str, Version]:
-    """The Llama family: a base, and two versions of one adapter, the alias `prod` on the first."""
-    base = import_source(registry, str(family.base), Name.parse("team/base"))
-    on = Ref.parse("team/base")
-    first = import_source(registry, str(family.adapters["attention"]), SKILL, base=on, aliases=["prod"])
-    second = import_source(registry, str(family.adapters["everything"]), SKILL, base=on)
-    return {"base": base, "attention": first, "everything": second}
-
-
-@pytest.fixture
-def host(registry: Registry, settings: Settings) -> Iterator[Host]:
-    host = Host(registry, settings)
-    yield host
-    host.close()
 
 
 def answer(admission: Admission, tokens: int = 8) -> list[int]:

@@ -2,20 +2,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from graftwork.adapters import engines
-from graftwork.adapters.admission import give_back
 from graftwork.adapters.engine.sequence import Request, Sampling
 from graftwork.adapters.experts.selection import selection_digest
-from graftwork.adapters.host import Admission, Host
-from graftwork.adapters.watcher import follow_change, follow_once, run_watcher
+from graftwork.adapters.hosting import engines
+from graftwork.adapters.hosting.admission import give_back
+from graftwork.adapters.hosting.host import Admission, Host
+from graftwork.adapters.hosting.watcher import follow_change, follow_once, run_watcher
 from graftwork.errors import InvalidRequest, ModelNotFound, NoAdapterCapacity, NotFound, Overloaded
 from graftwork.registry.expert_sets import Member, create_expert_set
 from graftwork.registry.importer import import_source
@@ -30,29 +29,6 @@ if TYPE_CHECKING:
 
 SKILL = Name.parse("team/skill")
 PROMPT = list(b"hello")
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry.open(Settings(home=tmp_path / "home")) as registry:
-        yield registry
-
-
-@pytest.fixture
-def versions(registry: Registry, family: Family) -> dict[str, Version]:
-    """A base, and two versions of one adapter, the alias `prod` on the first."""
-    base = import_source(registry, str(family.base), Name.parse("team/base"))
-    on = Ref.parse("team/base")
-    first = import_source(registry, str(family.adapters["attention"]), SKILL, base=on, aliases=["prod"])
-    second = import_source(registry, str(family.adapters["everything"]), SKILL, base=on)
-    return {"base": base, "attention": first, "everything": second}
-
-
-@pytest.fixture
-def host(registry: Registry, settings: Settings) -> Iterator[Host]:
-    host = Host(registry, settings)
-    yield host
-    host.close()
 
 
 def answer(admission: Admission, tokens: int = 6) -> list[int]:
@@ -156,12 +132,14 @@ def test_a_withdrawn_version_takes_no_requests_and_ends_those_it_has_in_time(
     host = Host(registry, replace(settings, drain_seconds=0))
     watch, stop = Watch(registry.database), threading.Event()
     try:
-        running, mixed = (host.admit(model) for model in ("team/skill@v2", "team/skill@v1*0.5+team/skill@v2*0.5"))
+        models = ("team/skill@v2", "team/skill@v1*0.5+team/skill@v2*0.5", "team/skill@v1*2")
+        running, mixed, apart = (host.admit(model) for model in models)
         residency = running.engine.residency
         engine = running.engine
         sampling = Sampling(max_tokens=100, temperature=0, ignore_eos=True)
-        with running.engine._turn:  # it has not begun when the version goes
-            generation = engine.submit(Request(PROMPT, sampling, running.lease))
+        with running.engine._loop.turn:  # it has not begun when the version goes
+            generations = [engine.submit(Request(PROMPT, sampling, each.lease)) for each in (running, mixed)]
+            other = engine.submit(Request(PROMPT, Sampling(max_tokens=4, ignore_eos=True), apart.lease))
             registry.marks.withdraw(versions["everything"], actor="test", reason="wrong data")
             follow_once(registry, host, watch)
             assert residency.pin(versions["everything"].digest) is None
@@ -169,10 +147,10 @@ def test_a_withdrawn_version_takes_no_requests_and_ends_those_it_has_in_time(
                 host.admit("team/skill@v2")
             with pytest.raises((ModelNotFound, NotFound)):
                 host.admit("team/skill@v1+team/skill@v2")
-            wait_until(lambda: generation.aborted)
-        assert generation.result(timeout=60).finish_reason == "abort"
-        mixed.release()
-        wait_until(lambda: residency.free_rows == settings.adapter_rank_rows)
+            wait_until(lambda: all(generation.aborted for generation in generations))
+        assert {generation.result(timeout=60).finish_reason for generation in generations} == {"abort"}
+        assert other.result(timeout=60).finish_reason == "length"
+        wait_until(lambda: residency.digests == [apart.digest])
         host.admit("team/skill@v1").release()
     finally:
         stop.set()

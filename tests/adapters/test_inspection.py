@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork.adapters.duplicates import products
-from graftwork.adapters.inspection import ModuleReport, inspect, shapes_of
+from graftwork.adapters.inspection.duplicates import products
+from graftwork.adapters.inspection.inspection import ModuleReport, inspect, shapes_of
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, save_lora
 from graftwork.adapters.variants.variant import read_variant
 from graftwork.registry.formats.checkpoint import read_checkpoint

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from safetensors.torch import load_file, save_file
 
-from graftwork.adapters import installer, loader
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Generation, Request, Sampling
-from graftwork.adapters.lease import Lease
-from graftwork.adapters.pool import Resident
+from graftwork.adapters.residency import installer, loader
+from graftwork.adapters.residency.lease import Lease
 from graftwork.errors import (
     AdapterProbeFailed,
     IncompatibleAdapter,

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from graftwork.adapters import installer
 from graftwork.adapters.changes import Change, Factors, Lowered
 from graftwork.adapters.engine.sequence import Request, Sampling
-from graftwork.adapters.lease import Lease
-from graftwork.adapters.loader import load_adapter
-from graftwork.adapters.place import Stage
-from graftwork.adapters.residency import Limits, Residency
-from graftwork.adapters.warm import WarmAdapters
+from graftwork.adapters.residency import installer
+from graftwork.adapters.residency.lease import Lease
+from graftwork.adapters.residency.limits import Limits
+from graftwork.adapters.residency.loader import load_adapter
+from graftwork.adapters.residency.place import Stage
+from graftwork.adapters.residency.residency import Residency
+from graftwork.adapters.residency.warm import WarmAdapters
 from graftwork.errors import NoAdapterCapacity, Overloaded, TooLarge
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from safetensors.torch import load_file
 
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.generation import Generation
 from graftwork.adapters.engine.sequence import Request, Sampling
-from graftwork.adapters.lease import Lease
-from graftwork.adapters.place import Stage
-from graftwork.adapters.pool import Resident
+from graftwork.adapters.residency.lease import Lease
+from graftwork.adapters.residency.place import Stage
 from graftwork.errors import NoAdapterCapacity
 from graftwork.registry.formats.peft import read_adapter
 

@@ -13,7 +13,7 @@ import torch
 
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Generation, Request, Sampling
-from graftwork.adapters.lease import Lease
+from graftwork.adapters.residency.lease import Lease
 from graftwork.registry.formats.peft import read_adapter
 from graftwork.testing.formats import gpt2_formats, llama_formats, qwen2_formats, with_peft, write_peft
 

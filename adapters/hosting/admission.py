@@ -10,7 +10,7 @@ from graftwork.adapters.encoder.engine import EncoderEngine
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.experts.request import route
 from graftwork.adapters.experts.target import Target
-from graftwork.adapters.lease import Lease
+from graftwork.adapters.residency.lease import Lease
 from graftwork.errors import InvalidRequest
 from graftwork.registry.versions import Version
 

@@ -5,7 +5,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.adapters.pool import Extent, RankRows
+from graftwork.adapters.attachment.resident import Extent
+from graftwork.adapters.residency.rank_rows import RankRows
 
 TOTAL = 12
 

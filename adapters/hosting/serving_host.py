@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from graftwork.adapters.place import Occupant
+from graftwork.adapters.residency.place import Occupant
 from graftwork.registry.versions import Version
 
 

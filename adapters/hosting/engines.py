@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from graftwork.adapters.admission import Serving
 from graftwork.adapters.encoder.checkpoint import is_encoder_folder
 from graftwork.adapters.encoder.engine import EncoderEngine
 from graftwork.adapters.engine.engine import Engine
+from graftwork.adapters.hosting.admission import Serving
 from graftwork.errors import Overloaded
 from graftwork.registry.registry import Registry
 from graftwork.registry.snapshots import materialise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graftwork.adapters.place import Place, Size
-from graftwork.adapters.pool import RankRows
+from graftwork.adapters.residency.place import Place, Size
+from graftwork.adapters.residency.rank_rows import RankRows
 
 
 class Room:

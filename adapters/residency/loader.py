@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def forget_layouts() -> None:
 
 def is_plain(layout: AdapterLayout) -> bool:
     """Whether it is LoRA on linear layers and nothing else."""
-    return all(
+    return bool(layout.foldable) and all(
         part.kind is Kind.LORA and not part.own and "lora_B.bias" not in part.tensors for part in layout.parts.values()
     )
 
@@ -57,25 +56,24 @@ def load_plain(layout: AdapterLayout, dtype: torch.dtype) -> Lowered:
     path = layout.root / WEIGHTS_FILE
     tensors = layout.header.tensors
     content = _read(path, layout.header.size)
-    factors = (tensor for module in layout.foldable.values() for tensor in (module.a, module.b))
-    whole = torch.empty(sum(math.prod(tensors[tensor].shape) for tensor in factors), dtype=dtype)
-    changes, names, at = {}, {}, 0
-    for name, module in layout.foldable.items():
-        a, b = (_tensor(content, tensors[tensor]) for tensor in (module.a, module.b))
-        scaled = b if module.scale == 1 else b.float() * module.scale
-        places = []
-        for tensor, values in ((module.a, a), (module.b, scaled.t())):
-            place = whole[at : at + values.numel()].view(values.shape).copy_(values)
-            places.append(place)
-            names[tensor] = place
-            at += values.numel()
-        changes[name] = Change(low_rank=Factors(*places))
+    modules = layout.foldable.values()
+    a = [_tensor(content, tensors[module.a]) for module in modules]
+    b = [_tensor(content, tensors[module.b]).float() for module in modules]
+    # few calls for many tensors: between any two, this thread takes the interpreter from a step
+    torch._foreach_mul_(b, [module.scale for module in modules])
+    sources = [*a, *(values.t() for values in b)]
+    whole = torch.empty(sum(values.numel() for values in sources), dtype=dtype)
+    pieces = whole.split_with_sizes([values.numel() for values in sources])
+    places = [place.view(values.shape) for place, values in zip(pieces, sources, strict=True)]
+    torch._foreach_copy_(places, sources)
     # one pass over all without a copy; only a sum that is not finite is worth a look at every value
     if not whole.sum(dtype=torch.float32).isfinite():
-        for tensor, values in names.items():
+        names = [*(module.a for module in modules), *(module.b for module in modules)]
+        for tensor, values in zip(names, places, strict=True):
             if not (finite := values.isfinite()).all():
                 raise NonFiniteTensor(tensor=tensor, path=str(path), count=int((~finite).sum()))
-    return Lowered(changes)
+    factors = map(Factors, places[: len(a)], places[len(a) :])
+    return Lowered({name: Change(low_rank=each) for name, each in zip(layout.foldable, factors, strict=True)})
 
 
 @lru_cache(maxsize=LAYOUTS)

@@ -6,58 +6,9 @@ Every adapted module of an engine has a pool of the same number of rank rows; an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Sequence
 
-from torch import Tensor
-
-Extent = tuple[int, int]
-"""First row, and row after the last."""
-
-
-class Form(Protocol):
-    """What an adapter does to one module beside its low rank; called with the rows of that adapter only."""
-
-    def before(self, x: Tensor) -> Tensor:
-        """The module's input in place of `x` ([rows, in]; [rows] token ids for an embedding). May be `x` itself."""
-
-    def after(self, x: Tensor, y: Tensor, low_rank_added: bool) -> Tensor:
-        """The module's output in place of `y`, [rows, out]; `x` is what `before` returned."""
-
-
-class Gate(Protocol):
-    """Weighs the ranks of one module row by row, between the two halves of its low rank."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[rows, in] -> [rows, rank] float32."""
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Resident:
-    """An adapter whose factors are in the pools: all that a step needs to know of it. It never changes."""
-
-    digest: str
-    start: int
-    rows: int
-    ranks: Mapping[str, int]
-    """Rank by module; a module that is not in it has no low rank."""
-    forms: Mapping[str, Form] = field(default_factory=dict)
-    """By module, any kind of it."""
-    gates: Mapping[str, Gate] = field(default_factory=dict)
-    """By module, of those in `ranks`."""
-    routed_from: str | None = None
-    """The digest of the expert set whose rows these are, when this is one request's routing of it."""
-
-    @property
-    def adapter(self) -> str:
-        """The digest of the adapter or the expert set that was acquired."""
-        return self.routed_from or self.digest
-
-    @property
-    def extent(self) -> Extent:
-        """The rows it owns."""
-        return self.start, self.start + self.rows
+from graftwork.adapters.attachment.resident import Extent
 
 
 class RankRows:

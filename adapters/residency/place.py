@@ -10,12 +10,12 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graftwork.adapters.attachment.resident import Extent, Resident
 from graftwork.adapters.changes import Lowered
-from graftwork.adapters.lease import Lease
-from graftwork.adapters.pool import Extent, Resident
+from graftwork.adapters.residency.lease import Lease
 
 if TYPE_CHECKING:
-    from graftwork.adapters.residency import Residency
+    from graftwork.adapters.residency.residency import Residency
 
 Source = Path | Callable[[], Lowered]
 """Where an adapter comes from: its folder, or what computes it."""
@@ -65,8 +65,9 @@ class Occupant:
 class Place:
     """Everything a residency knows of an adapter. Its fields are guarded by the residency's lock."""
 
-    def __init__(self, digest: str, source: Source, name: str, residency: Residency) -> None:
+    def __init__(self, digest: str, source: Source, name: str, made_of: frozenset[str], residency: Residency) -> None:
         self.digest = digest
+        self.made_of = made_of | {digest}
         self.source = source
         self.name = name
         self.residency = residency

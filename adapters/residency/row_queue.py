@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from graftwork.adapters.place import Place, Stage, Waiter
+from graftwork.adapters.residency.place import Place, Stage, Waiter
 
 LOOK_AHEAD = 8
 

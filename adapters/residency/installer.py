@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from graftwork.adapters import forms
-from graftwork.adapters.attach import Attachments
+from graftwork.adapters.attachment.attach import Attachments
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.changes import Lowered
-from graftwork.adapters.loader import load_adapter
-from graftwork.adapters.place import Place
-from graftwork.adapters.pool import Resident
-from graftwork.adapters.warm import WarmAdapters
+from graftwork.adapters.residency.loader import load_adapter
+from graftwork.adapters.residency.place import Place
+from graftwork.adapters.residency.warm import WarmAdapters
 from graftwork.errors import IncompatibleAdapter, TooLarge
 
 
@@ -47,7 +47,7 @@ class Installer:
         start, end = place.extent
         with self._beside_steps():
             changed = {} if adapter.is_plain else forms.of(adapter, self._attachments)
-            resident = Resident(place.digest, start, end - start, adapter.ranks, changed, adapter.gates)
+            resident = Resident(place.digest, start, end - start, adapter.ranks, changed, adapter.gates, place.made_of)
             self._attachments.install(resident, adapter.low_rank)
         return resident
 

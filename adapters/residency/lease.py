@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Protocol, Self
 
-from graftwork.adapters.pool import Resident
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.errors import InvalidRequest
 
 

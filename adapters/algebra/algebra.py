@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.adapters.lowrank import Approximation, signed
+from graftwork.adapters.algebra.lowrank import Approximation, signed
 from graftwork.adapters.variants.lora import LoraFactors
 
 

@@ -7,37 +7,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from weakref import WeakSet
 
 import torch
 
-from graftwork.adapters.attach import Attachments
+from graftwork.adapters.attachment.attach import Attachments
+from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.changes import BaseWeights, Lowered
-from graftwork.adapters.installer import Installer
-from graftwork.adapters.lease import Lease
-from graftwork.adapters.place import Occupant, Place, Size, Source, Stage, Waiter
-from graftwork.adapters.pool import Resident
-from graftwork.adapters.room import Room
-from graftwork.adapters.row_queue import RowQueue
+from graftwork.adapters.residency.alarm import Alarm
+from graftwork.adapters.residency.installer import Installer
+from graftwork.adapters.residency.lease import Lease
+from graftwork.adapters.residency.limits import Limits
+from graftwork.adapters.residency.place import Occupant, Place, Size, Source, Stage, Waiter
+from graftwork.adapters.residency.room import Room
+from graftwork.adapters.residency.row_queue import RowQueue
 from graftwork.errors import AdapterProbeFailed, NoAdapterCapacity, Overloaded
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much a residency may use."""
-
-    host_bytes: int = 2_000_000_000
-    """Of adapters in host memory, whether they have rows or not."""
-    form_bytes: int = 2_000_000_000
-    """Of what resident adapters hold on the device beside rank rows."""
-    loaders: int = 2
-    """Threads that read adapters and write rows."""
-    waiting: int = 1024
-    """Adapters that may wait for rows."""
-    patience: float = 2.0
-    """Seconds after which an adapter that waits for rows has others drained."""
 
 
 class Residency:
@@ -70,7 +54,7 @@ class Residency:
         self._probed: WeakSet[Resident] = WeakSet()
         self._lock = threading.Lock()
         self._loaders = ThreadPoolExecutor(self._limits.loaders, thread_name_prefix="graftwork-loader")
-        self._timer: tuple[float, threading.Timer] | None = None
+        self._alarm = Alarm(self._tick)
         self._pending: set[Place] = set()  # those that somebody waits for
         self._leaving: set[Place] = set()  # retired ones that are not free yet
         self._pumping = False
@@ -130,9 +114,9 @@ class Residency:
             return place.pins if place else 0
 
     def leaving(self, digest: str) -> int:
-        """How many leases are held on what was retired of the adapter."""
+        """How many leases are held on what was retired of the adapter, and of what is made of it."""
         with self._lock:
-            return sum(place.pins for place in self._leaving if place.digest == digest)
+            return sum(place.pins for place in self._leaving if digest in place.made_of)
 
     def issued(self, lease: Lease) -> bool:
         """Whether the lease pins an adapter of this residency."""
@@ -144,13 +128,22 @@ class Residency:
             place = self._places.get(digest)
             return self._lease(place) if place is not None else None
 
-    def request(self, digest: str, source: Source, *, name: str | None = None, wait: float = 0.0) -> Future[Lease]:
+    def request(
+        self,
+        digest: str,
+        source: Source,
+        *,
+        name: str | None = None,
+        wait: float = 0.0,
+        made_of: frozenset[str] = frozenset(),
+    ) -> Future[Lease]:
         """A lease on the adapter, as soon as it is resident; callers at the same time share one load.
 
-        `name` stands for it in messages. When no unpinned adapters can make room, the caller waits for up to `wait`
-        seconds. The future fails with NoAdapterCapacity after that, TooLarge for an adapter that exceeds all rank rows,
-        IncompatibleAdapter, NonFiniteTensor, Overloaded after `close`, and what reading the source raises. Who cancels
-        it need not release anything.
+        `name` stands for it in messages; `made_of` are the digests of everything that it cannot be without, beside its
+        own. When no unpinned adapters can make room, the caller waits for up to `wait` seconds. The future fails with
+        NoAdapterCapacity after that, TooLarge for an adapter that exceeds all rank rows, IncompatibleAdapter,
+        NonFiniteTensor, Overloaded after `close`, and what reading the source raises. Who cancels it need not release
+        anything.
         """
         future: Future[Lease] = Future()
         with self._lock:
@@ -161,7 +154,7 @@ class Residency:
             if lease is None:
                 is_new = place is None
                 if place is None:
-                    place = self._places[digest] = Place(digest, source, name or digest[:12], self)
+                    place = self._places[digest] = Place(digest, source, name or digest[:12], made_of, self)
                 place.waiters.append(Waiter(future, time.monotonic() + wait))
                 self._arm()
                 if is_new:
@@ -175,12 +168,20 @@ class Residency:
         """The lease that `request` promises, waited for. Raises what its future fails with."""
         return self.request(digest, source, name=name, wait=wait).result()
 
-    def prepare(self, digest: str, source: Source, *, name: str | None = None, wait: float = 0.0) -> None:
+    def prepare(
+        self,
+        digest: str,
+        source: Source,
+        *,
+        name: str | None = None,
+        wait: float = 0.0,
+        made_of: frozenset[str] = frozenset(),
+    ) -> None:
         """Load the adapter and run one real forward with it, unless it passed before.
 
         Raises AdapterProbeFailed, after which it is not resident, and what `acquire` raises.
         """
-        with self.acquire(digest, source, name=name, wait=wait) as lease:
+        with self.request(digest, source, name=name, wait=wait, made_of=made_of).result() as lease:
             if lease.resident in self._probed:
                 return
             try:
@@ -202,30 +203,22 @@ class Residency:
             self._pump_soon()
 
     def retire(self, digest: str) -> None:
-        """Take no new pins on what is loaded of the adapter and forget its copy in host memory.
+        """Take no new pins on what is loaded of the adapter, and forget its copy in host memory; mixtures too.
 
-        Its rows are freed with the last pin. Whoever asks for it afterwards has it loaded again.
+        Rows are freed with the last pin. Whoever asks for it afterwards has it loaded again.
         """
-        self._installer.warm.drop(digest)
         with self._lock:
-            if (place := self._places.get(digest)) is not None:
+            places = [place for place in self._places.values() if digest in place.made_of]
+            for place in places:
                 self._retire(place)
-
-    def retire_computed(self) -> None:
-        """`retire` whatever does not come from a folder: mixtures and expert sets."""
-        with self._lock:
-            computed = [place for place in self._places.values() if not isinstance(place.source, Path)]
-            for place in computed:
-                self._retire(place)
-        for place in computed:
-            self._installer.warm.drop(place.digest)
+        for gone in {digest, *(place.digest for place in places)}:
+            self._installer.warm.drop(gone)
 
     def close(self) -> None:
         """Load nothing any more, and fail those who wait with Overloaded. Leases stay as they are."""
         with self._lock:
             self._closed = True
-            if self._timer is not None:
-                self._timer[1].cancel()
+            self._alarm.cancel()
         self._loaders.shutdown(wait=True, cancel_futures=True)
         for place in list(self._pending):
             self._fail(place, Overloaded(reason="this engine is closed"))
@@ -378,15 +371,8 @@ class Residency:
 
     def _arm(self) -> None:
         """Have `_tick` run when the next one's time is over. Under the lock."""
-        due = self._queue.next_event()
-        if due is None or self._closed or (self._timer is not None and time.monotonic() < self._timer[0] <= due):
-            return
-        if self._timer is not None:
-            self._timer[1].cancel()
-        timer = threading.Timer(max(0.0, due - time.monotonic()), self._tick)
-        timer.daemon = True
-        timer.start()
-        self._timer = due, timer
+        if not self._closed:
+            self._alarm.set(self._queue.next_event())
 
 
 def _tell(futures: Iterable[Future[Lease]], error: BaseException) -> None:

@@ -10,12 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 
-from graftwork.adapters.admission import Admission, Serving
-from graftwork.adapters.engines import Engines
 from graftwork.adapters.experts.target import Target, find_target, target_of
-from graftwork.adapters.lease import Lease
-from graftwork.adapters.place import Occupant, Source
-from graftwork.adapters.residency import Residency
+from graftwork.adapters.hosting.admission import Admission, Serving
+from graftwork.adapters.hosting.engines import Engines
+from graftwork.adapters.residency.lease import Lease
+from graftwork.adapters.residency.place import Occupant, Source
+from graftwork.adapters.residency.residency import Residency
 from graftwork.errors import GraftworkError, InvalidRequest, ModelNotFound, Overloaded
 from graftwork.registry.access import require
 from graftwork.registry.grants import Scope
@@ -85,7 +85,7 @@ class Host:
         with (residency.pin(replaces) if replaces else None) or nullcontext():
             wait = float(self._settings.adapter_wait_seconds)
             source = _source(target, residency)
-            residency.prepare(target.digest, source, name=target.name, wait=wait)
+            residency.prepare(target.digest, source, name=target.name, wait=wait, made_of=target.digests)
 
     def is_resident(self, digest: str) -> bool:
         """Whether any engine holds the adapter."""
@@ -196,7 +196,8 @@ class Host:
                 _deliver(Admission(engine, lease, target), future)
                 return
             wait = float(self._settings.adapter_wait_seconds)
-            waiting = residency.request(target.digest, _source(target, residency), name=target.name, wait=wait)
+            source = _source(target, residency)
+            waiting = residency.request(target.digest, source, name=target.name, wait=wait, made_of=target.digests)
             future.add_done_callback(lambda ended: waiting.cancel() if ended.cancelled() else None)
             waiting.add_done_callback(lambda leased: self._admit(engine, target, leased, future))
 
@@ -236,7 +237,8 @@ class Host:
         if after is not None:
             engine.residency.keep(after.digest)
             source = _source(after, engine.residency)
-            engine.residency.request(after.digest, source, name=after.name).add_done_callback(_let_be)
+            bringing = engine.residency.request(after.digest, source, name=after.name, made_of=after.digests)
+            bringing.add_done_callback(_let_be)
         with self._lock:
             kept = {target.digest for _, target in self._kept.values()}
         if before is not None and before.digest not in kept:
@@ -245,7 +247,6 @@ class Host:
     def _retire(self, engine: Serving, digest: str) -> None:
         engine.residency.let_go(digest)
         engine.residency.retire(digest)
-        engine.residency.retire_computed()  # what was computed from the version may be among it
         if engine.residency.leaving(digest):
             name = f"graftwork-drain-{digest[:12]}"
             threading.Thread(target=self._drain, args=(engine, digest), name=name, daemon=True).start()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from graftwork.adapters.changes import Factors, Lowered
-from graftwork.adapters.pool import Form, Gate, Resident
+from graftwork.adapters.attachment.resident import Resident
+from graftwork.adapters.changes import Factors, Gate, Lowered
+from graftwork.adapters.forms.form import Form
 from graftwork.kernels.lora_expand import lora_expand
 from graftwork.kernels.lora_plan import LoraPlan, Segments
 from graftwork.kernels.lora_shrink import lora_shrink
@@ -125,11 +126,13 @@ class Attachments:
 
     def install(self, resident: Resident, factors: Mapping[str, Factors]) -> None:
         """Write an adapter into the rows it owns; nothing may read them yet."""
+        rows, values = [], []
         for name, rank in resident.ranks.items():
             pool = self._pool(name)
-            rows = slice(resident.start, resident.start + rank)
-            pool.a[rows].copy_(factors[name].a)
-            pool.b[rows].copy_(factors[name].b)
+            rows += [each[resident.start : resident.start + rank] for each in (pool.a, pool.b)]
+            values += [factors[name].a, factors[name].b]
+        if rows:
+            torch._foreach_copy_(rows, values)  # one call, so that it takes the interpreter from steps once
 
     @contextmanager
     def routed(self, rows: Rows) -> Iterator[None]:

@@ -131,8 +131,10 @@ def low_rank(variant: Variant, module: str, shapes: Shapes | None) -> LoraFactor
     Of KaSA and DoRA the trained factors, of Hydra the parallel branch.
     """
     found = variant.module(module)
-    if isinstance(found, Dora | DoraEmbedding | Embedding | Kasa):
+    if isinstance(found, Dora | DoraEmbedding | Embedding):
         return found.pair
+    if isinstance(found, Kasa):
+        return found.trained
     if isinstance(found, Hydra):
         side = found.parallel
         return None if side is None else LoraFactors(side.down, side.up * np.float32(side.scale))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graftwork.adapters.inspection import Shapes, low_rank
+from graftwork.adapters.inspection.inspection import Shapes, low_rank
 from graftwork.adapters.variants.factors import LoraFactors
 from graftwork.adapters.variants.variant import Variant
 from graftwork.registry.formats.peft import AdapterLayout

@@ -7,7 +7,7 @@ import threading
 
 from sqlalchemy.exc import DBAPIError
 
-from graftwork.adapters.host import Host
+from graftwork.adapters.hosting.host import Host
 from graftwork.errors import GraftworkError
 from graftwork.registry.registry import Registry
 from graftwork.registry.watch import AliasChange, Watch
