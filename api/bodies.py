@@ -93,6 +93,17 @@ async def batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield bytes(batch)
 
 
+async def read_small(request: Request) -> bytes | None:
+    """The body, when its length was declared and is worth one trip to a worker thread; None otherwise, unread.
+
+    Raises InvalidRequest.
+    """
+    declared = content_length(request)
+    if declared is None or declared > BATCH_BYTES:
+        return None
+    return b"".join([chunk async for chunk in stream_of(request)])
+
+
 async def receive_part(request: Request, place: Path, *, size: int, sha256: str, what: str) -> None:
     """Write the body to the new file `place`: exactly `size` bytes with this SHA-256.
 

@@ -11,9 +11,9 @@ from typing import Annotated
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
-from graftwork.adapters.host import Host
-from graftwork.adapters.serving_host import ServingHost
-from graftwork.adapters.watcher import run_watcher
+from graftwork.adapters.hosting.host import Host
+from graftwork.adapters.hosting.serving_host import ServingHost
+from graftwork.adapters.hosting.watcher import run_watcher
 from graftwork.api.gateway.host import FleetHost
 from graftwork.api.limits import Rates
 from graftwork.merge.jobs.scheduler import run_schedules
@@ -43,12 +43,14 @@ def open_services(settings: Settings) -> Iterator[Services]:
     """Open the registry, and beside it the host of the engines and the threads of jobs and schedules."""
     stop = threading.Event()
     with Registry.open(settings) as registry:
-        registry.uploads.sweep(settings.upload_hours * 3600.0)
         host = _open_host(registry, settings)
         worker = threading.Thread(target=run_worker, args=(registry, settings, stop), name="graftwork-worker")
         worker.start()
         scheduler = threading.Thread(target=run_schedules, args=(registry, stop), name="graftwork-scheduler")
         scheduler.start()
+        swept = (settings.upload_seconds, stop)
+        sweeper = threading.Thread(target=registry.uploads.keep_swept, args=swept, name="graftwork-sweeper")
+        sweeper.start()
         watcher = _watcher(registry, host, settings, stop)
         try:
             rates = Rates(settings.requests_per_second, settings.request_burst)
@@ -58,6 +60,7 @@ def open_services(settings: Settings) -> Iterator[Services]:
             if watcher is not None:
                 watcher.join()
             host.close()
+            sweeper.join()
             scheduler.join()
             worker.join()
 

@@ -12,12 +12,12 @@ from anyio import to_thread
 from starlette.requests import Request
 from torch import Tensor
 
-from graftwork.adapters.admission import Admission
 from graftwork.adapters.encoder import requests
 from graftwork.adapters.encoder.engine import EncoderEngine
 from graftwork.adapters.encoder.labels import Labels
 from graftwork.adapters.encoder.reading import Text
 from graftwork.adapters.encoder.requests import Encoding, Purpose
+from graftwork.adapters.hosting.admission import Admission
 from graftwork.api.deps import Services
 from graftwork.api.inference import VERSION_HEADER, admit, call_on_disconnect, tenant_of
 from graftwork.api.schemas.encoding import EncodingFields

@@ -16,12 +16,12 @@ from starlette.types import Receive
 from transformers import PreTrainedTokenizerBase
 
 from graftwork import tracing
-from graftwork.adapters.admission import Admission, give_back
 from graftwork.adapters.engine import sequence
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Generation, Sampling
+from graftwork.adapters.hosting.admission import Admission, give_back
 from graftwork.api.deps import Services, embedded
-from graftwork.api.schemas.completions import SamplingFields
+from graftwork.api.schemas.completions import SamplingFields, Usage
 from graftwork.api.telemetry import trace_generation
 from graftwork.errors import (
     ArtifactNotFound,
@@ -51,6 +51,10 @@ class Running:
     def headers(self) -> dict[str, str]:
         """The response headers that name the version."""
         return {VERSION_HEADER: self.digest}
+
+    def usage(self, tokens: int) -> Usage:
+        """What was computed for it, `tokens` of them generated."""
+        return Usage.of(self.generation.prompt_tokens, tokens, self.generation.cached_tokens)
 
     def envelope(self, prefix: str, model: str) -> dict[str, Any]:
         """What every piece of the answer says of itself; `system_fingerprint` changes when the version does."""

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.fleet.fleet import Fleet
-from graftwork.adapters.host import Host
+from graftwork.adapters.hosting.host import Host
 from graftwork.api.gateway.host import FleetHost
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from fastapi import Response
 
 from graftwork.api.auth import Principal
 from graftwork.api.deps import Services
-from graftwork.errors import ArtifactNotFound, GraftworkError
+from graftwork.errors import GraftworkError
 from graftwork.registry.formats import experts
 from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.registry.formats.finite import check_finite
@@ -18,7 +18,6 @@ from graftwork.registry.formats.peft import CONFIG_FILE
 from graftwork.registry.grants import Scope
 from graftwork.registry.importer import Also, import_staged
 from graftwork.registry.refs import Name, Ref, check_alias
-from graftwork.registry.registry import Registry
 from graftwork.registry.versions import Kind, Version
 from graftwork.settings import Settings
 
@@ -73,7 +72,7 @@ def register(
     Raises what `import_staged` does, with the client's names of the files instead of their paths here.
     """
     try:
-        if order.kind not in SMALL:
+        if order.kind not in (*SMALL, Kind.DATASET):
             _refuse_infinite(folder)
         return import_staged(
             services.registry,
@@ -94,14 +93,6 @@ def move_aliases(services: Services, principal: Principal, version: Version, ali
         services.host.prepare(version)
         reason = f"uploaded v{version.number}"
         services.registry.aliases.set(version.name, alias, version.digest, actor=principal.owner, reason=reason)
-
-
-def known_digests(registry: Registry, name: Name) -> set[str]:
-    """The digests of an artifact's versions; none when it is not there."""
-    try:
-        return {version.digest for version in registry.catalog.versions(name)}
-    except ArtifactNotFound:
-        return set()
 
 
 def describe(response: Response, version: Version, *, is_new: bool) -> None:

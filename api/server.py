@@ -62,7 +62,14 @@ def running(app: FastAPI, *, host: str = "127.0.0.1") -> Iterator[str]:
 class _Server(uvicorn.Server):
     def __init__(self, app: FastAPI, ready: Callable[[], None]) -> None:
         super().__init__(
-            uvicorn.Config(app, lifespan="on", log_level="warning", timeout_graceful_shutdown=DRAIN_SECONDS, ws="none")
+            uvicorn.Config(
+                app,
+                lifespan="on",
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+                ws="none",
+            )
         )
         self._ready = ready
 

@@ -65,6 +65,16 @@ async def receive(request: Request, folder: Path, *, limit: int) -> Upload:
         raise
 
 
+def parse(request: Request, body: bytes, folder: Path, *, limit: int) -> Upload:
+    """What `receive` gives, of a body that came whole."""
+    staging = _Staging(folder, _boundary(request), limit)
+    try:
+        staging.feed(body)
+    finally:
+        staging.close()
+    return staging.finish()
+
+
 async def _receive(stream: AsyncIterator[bytes], staging: _Staging) -> Upload:
     try:
         async for batch in batches(stream):

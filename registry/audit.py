@@ -15,6 +15,8 @@ from graftwork.registry.db import Database, clock
 from graftwork.registry.models import AuditRow
 from graftwork.registry.versions import moment
 
+ADD = insert(AuditRow.plain()).values(happened_at=clock())
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
@@ -76,13 +78,5 @@ class Audit:
 
 def record(session: Session, actor: str, action: str, target: str, details: Mapping[str, Any]) -> None:
     """Add an entry in the transaction of the change itself."""
-    session.execute(
-        insert(AuditRow).values(
-            happened_at=clock(),
-            actor=actor,
-            action=action,
-            target=target,
-            details=dict(details),
-            request_id=request_id.get(),
-        )
-    )
+    entry = {"actor": actor, "action": action, "target": target, "details": dict(details)}
+    session.execute(ADD, {**entry, "request_id": request_id.get()})

@@ -60,10 +60,13 @@ class BlobStore(Protocol):
         """Scratch folders in which nothing was touched for so long."""
 
     def stage(self, chunks: Iterable[bytes], folder: Path, *, limit: int | None = None) -> StagedBlob:
-        """Write `chunks` to a new file in `folder`, hashed and fsynced. Raises TooLarge, StorageFull."""
+        """Write `chunks` to a new file in `folder`, hashed. Raises TooLarge, StorageFull."""
 
     def publish(self, staged: StagedBlob, generation: int = 0) -> bool:
-        """Put staged bytes into the store. Returns whether it lacked them. Raises StorageFull, StorageUnavailable."""
+        """Put staged bytes into the store, to last; returns whether it lacked them.
+
+        Raises StorageFull, StorageUnavailable.
+        """
 
     def put_stream(self, chunks: Iterable[bytes], *, limit: int | None = None) -> tuple[str, int]:
         """Store `chunks` as a first generation. Returns their SHA-256 and size."""
@@ -118,9 +121,9 @@ def write_all(descriptor: int, chunk: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in `folder` last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Make the bytes of a file, or the names in a folder, last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, exists, func, insert, select
+from sqlalchemy import Row, Select, exists, func, select
 from sqlalchemy.orm import Session
 
 from graftwork.errors import ArtifactNotFound, KindConflict, RevisionNotFound
@@ -15,19 +15,18 @@ from graftwork.registry.access import access, require, shown, shown_version
 from graftwork.registry.aliases import move_alias
 from graftwork.registry.audit import record
 from graftwork.registry.blobs import BlobStore
-from graftwork.registry.db import Database, clock
+from graftwork.registry.db import Database
 from graftwork.registry.deposits import Deposit, touch
-from graftwork.registry.formats.folder import check_path
 from graftwork.registry.grants import Scope
-from graftwork.registry.marks import inherit, restore
-from graftwork.registry.models import AliasRow, ArtifactRow, BlobRow, EdgeRow, FileRow, TensorRow, VersionRow
-from graftwork.registry.quotas import require_within
+from graftwork.registry.models import AliasRow, ArtifactRow, BlobRow, TensorRow, VersionRow
 from graftwork.registry.refs import Name, Ref, check_alias
+from graftwork.registry.registration import Entry, enter, kind_of
+from graftwork.registry.resolution import files_of, find_version
 from graftwork.registry.rows import (
     find_artifact,
-    find_version,
     newest_with,
     not_withdrawn,
+    require_known,
     require_present,
     versions_of,
 )
@@ -38,7 +37,6 @@ from graftwork.registry.versions import (
     Relation,
     TensorRecord,
     Version,
-    manifest_digest,
     moment,
 )
 
@@ -82,7 +80,8 @@ class Catalog:
     ) -> Version:
         """Add a version whose blobs are stored, and move `aliases` to it, in one transaction (`session`'s, if given).
 
-        `deposits` are the blobs that `Deposits.confirm` gave in the same transaction; without, they are looked for.
+        `deposits` are the blobs that `Deposits.confirm` gave in the same transaction, which shares the name's key;
+        without, they are looked for.
         The same content under the same name gives the version that is there, no longer withdrawn if it was. The base
         is a parent too, whether `parents` says so or not. Raises KindConflict, RevisionNotFound for an unknown base,
         CorruptBlob for a missing blob, InvalidName for a bad alias, Forbidden, QuotaExceeded.
@@ -90,29 +89,18 @@ class Catalog:
         require(Scope.WRITE, name.namespace)
         for alias in aliases:
             check_alias(alias)
-        digest = manifest_digest(kind, base, files)
         with self._database.write(session) as opened:
-            self._database.share(opened, name.key)
+            if deposits is None:
+                self._database.share(opened, name.key)
+                deposits = self._touched(opened, files)
             if base is not None:
-                newest_with(opened, base)
-            artifact = _artifact_for(opened, name, kind)
-            blobs = self._touched(opened, files) if deposits is None else deposits
-            row = opened.scalar(versions_of(artifact).where(VersionRow.digest == digest))
-            if row is not None:
-                restore(opened, row, actor)
-            else:
-                row = _add_version(opened, artifact, digest, base, metadata or {})
-                _add_files(opened, row, files, tensors, blobs)
-                _add_edges(opened, row, kind, parents)
-                require_within(opened, artifact.namespace)
-                made_of = [parent.digest for parent in parents if parent.relation != Relation.REBUILD_OF]
-                inherit(opened, row, [*made_of, *([] if base is None else [base])])
-                record(opened, actor, "version.register", f"{name}@v{row.number}", {"digest": digest, "kind": kind})
+                require_known(opened, base)
+            entry = Entry(name, kind, files, tensors, base, parents, metadata or {}, actor, deposits)
+            artifact, version = enter(opened, entry)
             for alias in aliases:
-                move_alias(opened, artifact.id, alias, digest, actor=actor, reason=f"registered v{row.number}")
-            opened.flush()
-            opened.refresh(row)
-            return Version.from_row(row)
+                reason = f"registered v{version.number}"
+                move_alias(opened, artifact, alias, version.digest, actor=actor, reason=reason)
+            return version
 
     def is_private(self, name: Name) -> bool:
         """Whether the artifact is private; False for one that is not there."""
@@ -132,9 +120,9 @@ class Catalog:
     def check_kind(self, name: Name, kind: Kind) -> None:
         """Raise KindConflict if `name` holds versions of another kind."""
         with self._database.read() as session:
-            row = session.scalar(select(ArtifactRow).where(ArtifactRow.key == name.key))
-            if row is not None:
-                _check_kind(row, name, kind)
+            actual = kind_of(session, name)
+        if actual not in (None, kind):
+            raise KindConflict(name=name, actual=f"of kind {actual}", offered=f"of kind {kind}")
 
     def resolve(self, ref: Ref | str) -> Version:
         """The version that `ref` points at now: an alias first, then a number, then a digest's first digits.
@@ -142,7 +130,7 @@ class Catalog:
         Raises InvalidReference (malformed, or several versions start so), ArtifactNotFound, RevisionNotFound.
         """
         with self._database.read() as session:
-            return Version.from_row(find_version(session, Ref.parse(ref) if isinstance(ref, str) else ref))
+            return find_version(session, Ref.parse(ref) if isinstance(ref, str) else ref)
 
     def by_digest(self, digest: str) -> Version:
         """The newest version with this content, under whichever name. Raises RevisionNotFound."""
@@ -206,7 +194,8 @@ class Catalog:
         `search` is a part of the name. Case does not matter. Private ones of others are left out.
         """
         there = exists().where(VersionRow.artifact_id == ArtifactRow.id, not_withdrawn())
-        query = select(ArtifactRow).where(there, shown()).order_by(ArtifactRow.key).limit(limit)
+        columns = (getattr(ArtifactRow, name) for name in ("id", "namespace", "name", "kind", "created_at"))
+        query: Select[Any] = select(*columns).where(there, shown()).order_by(ArtifactRow.key).limit(limit)
         if kind is not None:
             query = query.where(ArtifactRow.kind == kind)
         if namespace is not None:
@@ -216,7 +205,7 @@ class Catalog:
         if after is not None:
             query = query.where(ArtifactRow.key > after.lower())
         with self._database.read() as session:
-            return _with_latest(session, session.scalars(query).all())
+            return _with_latest(session, session.execute(query).all())
 
     def _touched(self, session: Session, files: Sequence[FileEntry]) -> Mapping[str, Deposit]:
         """The blobs of `files`, all of them stored. Raises CorruptBlob for one that is not."""
@@ -232,109 +221,12 @@ def _unique(files: Iterable[FileEntry]) -> Iterable[FileEntry]:
     return {file.sha256: file for file in files}.values()
 
 
-def _add_files(
-    session: Session,
-    version: VersionRow,
-    files: Sequence[FileEntry],
-    tensors: Iterable[TensorRecord],
-    blobs: Mapping[str, Deposit],
-) -> None:
-    by_file: dict[str, list[TensorRecord]] = {}
-    for tensor in tensors:
-        by_file.setdefault(tensor.file, []).append(tensor)
-    indexed = {blobs[file.sha256].id for file in files if file.path in by_file}
-    if indexed:
-        indexed = set(session.scalars(select(TensorRow.blob_id).where(TensorRow.blob_id.in_(indexed)).distinct()))
-    for file in files:
-        blob_id = blobs[file.sha256].id
-        if blob_id not in indexed and file.path in by_file:
-            _add_tensors(session, blob_id, by_file[file.path])
-            indexed.add(blob_id)
-    rows = [{"version_id": version.id, "path": check_path(f.path), "blob_id": blobs[f.sha256].id} for f in files]
-    if rows:
-        session.execute(insert(FileRow), rows)
-
-
-def _artifact_for(session: Session, name: Name, kind: Kind) -> ArtifactRow:
-    row = session.scalar(select(ArtifactRow).where(ArtifactRow.key == name.key))
-    if row is None:
-        row = ArtifactRow(
-            key=name.key,
-            namespace_key=name.namespace.lower(),
-            namespace=name.namespace,
-            name=name.name,
-            kind=kind,
-            created_at=clock(),
-        )
-        session.add(row)
-        session.flush()
-    _check_kind(row, name, kind)
-    return row
-
-
-def _check_kind(row: ArtifactRow, name: Name, kind: Kind) -> None:
-    if row.kind != kind:
-        raise KindConflict(name=name, actual=f"of kind {row.kind}", offered=f"of kind {kind}")
-
-
-def _add_version(
-    session: Session, artifact: ArtifactRow, digest: str, base: str | None, metadata: Mapping[str, object]
-) -> VersionRow:
-    newest = session.scalar(select(func.max(VersionRow.number)).where(VersionRow.artifact_id == artifact.id))
-    row = VersionRow(
-        artifact_id=artifact.id,
-        number=(newest or 0) + 1,
-        digest=digest,
-        base=base,
-        details=dict(metadata),
-        created_at=clock(),
-    )
-    session.add(row)
-    session.flush()
-    return row
-
-
-def _add_tensors(session: Session, blob_id: int, tensors: Iterable[TensorRecord]) -> None:
-    rows = [
-        {
-            "blob_id": blob_id,
-            "position": position,
-            "name": tensor.name,
-            "dtype": tensor.dtype,
-            "shape": ",".join(map(str, tensor.shape)),
-            "begin_at": tensor.begin,
-            "end_at": tensor.end,
-            "sha256": bytes.fromhex(tensor.sha256),
-        }
-        for position, tensor in enumerate(tensors)
-    ]
-    if rows:
-        session.execute(insert(TensorRow), rows)
-
-
-def _add_edges(session: Session, version: VersionRow, kind: Kind, parents: Iterable[Parent]) -> None:
-    ordered = sorted(parents, key=lambda parent: parent.position)
-    if version.base is not None and all(parent.digest != version.base for parent in ordered):
-        relation = Relation.ADAPTER_OF if kind is Kind.ADAPTER else Relation.BASE
-        ordered.append(Parent(version.base, relation))
-    session.add_all(
-        EdgeRow(
-            child_id=version.id,
-            position=position,
-            parent=parent.digest,
-            relation=parent.relation,
-            weight=parent.weight,
-        )
-        for position, parent in enumerate(ordered)
-    )
-
-
 def _tensor_record(file: FileEntry, row: Row[Any]) -> TensorRecord:
     shape = tuple(map(int, row.shape.split(","))) if row.shape else ()
     return TensorRecord(row.name, row.dtype, shape, file.path, row.begin_at, row.end_at, row.sha256.hex())
 
 
-def _with_latest(session: Session, artifacts: Sequence[ArtifactRow]) -> list[Artifact]:
+def _with_latest(session: Session, artifacts: Sequence[ArtifactRow | Row[Any]]) -> list[Artifact]:
     """Four queries, however many artifacts; those of which every version was withdrawn are left out.
 
     Plain rows: a page of a hundred as objects that the session tracks takes three times as long.
@@ -350,12 +242,7 @@ def _with_latest(session: Session, artifacts: Sequence[ArtifactRow]) -> list[Art
     columns = (VersionRow.id, *(getattr(VersionRow, name) for name in ("artifact_id", "number", "digest", "base")))
     query = select(*columns, VersionRow.details, VersionRow.created_at, counted.c.total).join(counted, newest)
     latest = {row.artifact_id: row for row in session.execute(query)}
-    files: dict[int, list[FileEntry]] = {}
-    columns = (FileRow.version_id, FileRow.path, BlobRow.sha256, BlobRow.size, BlobRow.generation)
-    stored = select(*columns).join(BlobRow, BlobRow.id == FileRow.blob_id).order_by(FileRow.version_id, FileRow.path)
-    newest_ids = [row.id for row in latest.values()]
-    for file in session.execute(stored.where(FileRow.version_id.in_(newest_ids))):
-        files.setdefault(file.version_id, []).append(FileEntry(file.path, file.sha256, file.size, file.generation))
+    files = files_of(session, [row.id for row in latest.values()])
     aliases: dict[int, dict[str, str]] = {}
     moved = select(AliasRow.artifact_id, AliasRow.alias, AliasRow.digest).where(AliasRow.artifact_id.in_(ids))
     for artifact_id, alias, digest in session.execute(moved.order_by(AliasRow.alias)):
@@ -364,7 +251,7 @@ def _with_latest(session: Session, artifacts: Sequence[ArtifactRow]) -> list[Art
     for artifact in artifacts:
         if (row := latest.get(artifact.id)) is not None:
             name, kind = Name(artifact.namespace, artifact.name), Kind(artifact.kind)
-            held, made = tuple(files.get(row.id, ())), moment(row.created_at)
+            held, made = files.get(row.id, ()), moment(row.created_at)
             version = Version(name, kind, row.number, row.digest, row.base, held, row.details, made)
             since = moment(artifact.created_at)
             found.append(Artifact(name, kind, since, row.total, version, aliases.get(artifact.id, {})))

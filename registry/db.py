@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Double, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.functions import FunctionElement
 
 from graftwork.errors import InvalidSetting, OperationFailed, StorageFull
 from graftwork.registry.models import SCHEMA_REVISION
 
 BUSY_SECONDS = 30
+IDLE_SECONDS = 1.0
+"""After which a connection to PostgreSQL is tried before it is used."""
 EXPECTED_URL = "an sqlite:// or postgresql:// URL"
 ADVISORY_LOCK = 0x6772616674
 KEYED_LOCKS = 0x67726166
 DISK_FULL_SQLSTATE = "53100"
+SHARE = text("SELECT pg_advisory_xact_lock_shared(:all), pg_advisory_xact_lock(:space, hashtext(:key))")
 
 
 class clock(FunctionElement[float]):  # noqa: N801 (reads as an SQL function)
@@ -55,16 +60,28 @@ class Database:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         elif backend in ("postgresql", "postgres"):
-            self.engine = create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+            self.engine = create_engine(parsed.set(drivername="postgresql+psycopg"))
+            event.listen(self.engine, "checkin", _note_use)
+            event.listen(self.engine, "checkout", _ping_idle)
         else:
             shown = parsed.render_as_string(hide_password=True)
             raise InvalidSetting(name="database_url", value=shown, expected=EXPECTED_URL)
         self._writer = self.engine.execution_options(immediate=True)
+        is_remote = backend != "sqlite"
+        # PostgreSQL shows each statement what was committed before it: BEGIN and ROLLBACK would be words for nothing
+        single = self.engine.execution_options(isolation_level="AUTOCOMMIT") if is_remote else None
+        self._reader, self._single = single or self.engine, single or self._writer
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that sees one state of the database and changes nothing."""
-        with Session(self.engine) as session:
+        """A session that changes nothing; on SQLite it sees one state of the database."""
+        with Session(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def once(self) -> Iterator[Session]:
+        """A session for a single statement, which is committed with it."""
+        with self._told_when_full(), Session(self._single) as session, session.begin():
             yield session
 
     @contextmanager
@@ -76,13 +93,12 @@ class Database:
         if session is not None:
             yield session
             return
-        try:
-            with Session(self._writer, expire_on_commit=False) as opened, opened.begin():
-                yield opened
-        except DBAPIError as error:
-            if _is_disk_full(error.orig):
-                raise StorageFull(path=self._name, needed="more", available="none to spare") from error
-            raise
+        with (
+            self._told_when_full(),
+            Session(self._writer, expire_on_commit=False) as opened,
+            opened.begin(),
+        ):
+            yield opened
 
     def exclude(self, session: Session) -> None:
         """Let no other transaction that calls this or `share` run beside this one, until it ends."""
@@ -91,13 +107,7 @@ class Database:
     def share(self, session: Session, key: str) -> None:
         """Let no other transaction that shares the same `key`, and none that excludes all, run beside this one."""
         if session.connection().dialect.name == "postgresql":
-            lock = "SELECT pg_advisory_xact_lock_shared(:all), pg_advisory_xact_lock(:space, hashtext(:key))"
-            session.execute(text(lock), {"all": ADVISORY_LOCK, "space": KEYED_LOCKS, "key": key})
-
-    def relax(self, session: Session) -> None:
-        """Do not wait until this transaction is on disk: what it says is said again by a later one that counts."""
-        if session.connection().dialect.name == "postgresql":
-            session.execute(text("SET LOCAL synchronous_commit = off"))
+            session.execute(SHARE, {"all": ADVISORY_LOCK, "space": KEYED_LOCKS, "key": key})
 
     def migrate(self) -> None:
         """Bring the schema to `SCHEMA_REVISION`; quick when it is there.
@@ -129,9 +139,36 @@ class Database:
         """Close every connection."""
         self.engine.dispose()
 
+    @contextmanager
+    def _told_when_full(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if _is_disk_full(error.orig):
+                raise StorageFull(path=self._name, needed="more", available="none to spare") from error
+            raise
+
     @property
     def _name(self) -> str:
         return f"the database {self.engine.url.render_as_string(hide_password=True)}"
+
+
+def _note_use(connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _ping_idle(connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+    """Have a connection replaced that broke while nobody used it: the server was started anew, or a proxy closed it."""
+    now = time.monotonic()
+    if now - record.info.get("used", now) < IDLE_SECONDS:
+        return
+    from psycopg import Error
+
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except Error as error:
+        raise InvalidatePoolError from error
 
 
 def _configure_sqlite(connection: sqlite3.Connection, record: object) -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, false, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, false, func, null, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
 
 from graftwork.registry.blobs import BlobStore, StagedBlob
 from graftwork.registry.db import Database, clock
@@ -22,6 +24,24 @@ from graftwork.registry.references import drafted, is_referred_to
 INSERTS: dict[str, Callable[..., sqlite.Insert | postgresql.Insert]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
+}
+Touch = ReturningInsert[*tuple[Any, ...]]
+
+
+def _touch(dialect: str) -> Touch:
+    blobs = BlobRow.plain().c
+    insert = INSERTS[dialect](BlobRow.plain()).values(touched_at=clock(), created_at=clock())
+    there = or_(blobs.stored, and_(insert.excluded.stored, blobs.generation == insert.excluded.generation))
+    update_row = insert.on_conflict_do_update(
+        index_elements=[blobs.sha256], set_={"touched_at": clock(), "condemned_at": null(), "stored": there}
+    )
+    return update_row.returning(blobs.id, blobs.sha256, blobs.size, blobs.generation, blobs.stored, blobs.touched_at)
+
+
+TOUCH = {dialect: _touch(dialect) for dialect in INSERTS}
+RELAXED = TOUCH | {
+    # what this says is said again by a later transaction, the one to wait for
+    "postgresql": TOUCH["postgresql"].returning(func.set_config("synchronous_commit", "off", true()))
 }
 
 
@@ -46,10 +66,11 @@ class Deposits:
 
     def reserve(self, sizes: Mapping[str, int], session: Session | None = None) -> dict[str, Deposit]:
         """Announce that the blobs of these digests and sizes are about to be stored or used."""
-        with self._database.write(session) as opened:
-            if session is None:
-                self._database.relax(opened)
-            return touch(opened, [(sha256, size, 0) for sha256, size in sizes.items()], stored=False)
+        entries = [(sha256, size, 0) for sha256, size in sizes.items()]
+        if session is not None:
+            return touch(session, entries, stored=False)
+        with self._database.once() as opened:
+            return touch(opened, entries, stored=False, statements=RELAXED)
 
     def store(self, blobs: Iterable[StagedBlob]) -> dict[str, Deposit]:
         """Reserve staged blobs and publish their bytes. Raises StorageFull, StorageUnavailable.
@@ -93,33 +114,25 @@ class Deposits:
             self._store.remove(sha256, generation)
 
 
-def touch(session: Session, blobs: Sequence[tuple[str, int, int]], *, stored: bool) -> dict[str, Deposit]:
+def touch(
+    session: Session,
+    blobs: Sequence[tuple[str, int, int]],
+    *,
+    stored: bool,
+    statements: Mapping[str, Touch] = TOUCH,
+) -> dict[str, Deposit]:
     """The rows of blobs (digest, size, generation), added where they are not there, and kept from collection.
 
     With `stored`, the rows of those generations say from now on that their bytes are there.
     """
     if not blobs:
         return {}
-    now = clock()
     values = [
-        {
-            "sha256": sha256,
-            "size": size,
-            "generation": generation,
-            "stored": stored,
-            "touched_at": now,
-            "created_at": now,
-        }
+        {"sha256": sha256, "size": size, "generation": generation, "stored": stored}
         for sha256, size, generation in sorted(blobs)  # all who lock several rows do it in this order
     ]
-    insert = INSERTS[session.get_bind().dialect.name](BlobRow).values(values)
-    there = or_(BlobRow.stored, and_(insert.excluded.stored, BlobRow.generation == insert.excluded.generation))
-    update_row = insert.on_conflict_do_update(
-        index_elements=[BlobRow.sha256], set_={"touched_at": now, "condemned_at": None, "stored": there}
-    )
-    columns = (BlobRow.id, BlobRow.sha256, BlobRow.size, BlobRow.generation, BlobRow.stored, BlobRow.touched_at)
-    rows = session.execute(update_row.returning(*columns)).all()
-    return {row.sha256: Deposit(*row) for row in rows}
+    rows = session.execute(statements[session.get_bind().dialect.name], values)
+    return {row.sha256: Deposit(*row[:6]) for row in rows}
 
 
 def delete_rows(

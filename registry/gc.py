@@ -67,6 +67,7 @@ class Report:
 
     applied: bool
     grace: float
+    idle: float | None = None
     condemned: Tally = field(default_factory=Tally)
     """Blobs that nobody refers to from now on."""
     deleted: Tally = field(default_factory=Tally)
@@ -77,11 +78,13 @@ class Report:
     """Folders and transfers that dead processes left half written."""
     snapshots: Tally = field(default_factory=Tally)
     """Folders of versions that are gone."""
+    uploads: Tally = field(default_factory=Tally)
+    """Uploads in parts that were left alone."""
 
     @property
     def steps(self) -> dict[str, Tally]:
         """The tallies by name, in the order of the steps."""
-        names = ("deleted", "condemned", "orphans", "scratch", "snapshots")
+        names = ("deleted", "condemned", "orphans", "scratch", "snapshots", "uploads")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -91,15 +94,21 @@ class Report:
 
 
 def collect(
-    registry: Registry, *, apply: bool = False, grace: float, check: Callable[[], None] = lambda: None
+    registry: Registry,
+    *,
+    apply: bool = False,
+    grace: float,
+    idle: float | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Report:
     """Collect garbage, or with `apply` false only say what would go. Any number of processes may do it at once.
 
     grace: seconds that a blob stays after it was last touched, and again after it was condemned
+    idle:  seconds after which an upload in parts goes that nobody goes on with; None keeps all
     check: called between steps; what it raises ends the collection, which may be taken up again at any time
     """
-    report = Report(apply, grace)
-    for step in (_delete, _condemn, _orphans, _scratch, _snapshots):
+    report = Report(apply, grace, idle)
+    for step in (_delete, _condemn, _orphans, _scratch, _snapshots, _uploads):
         step(registry, report, check)
         check()
     if apply and report.freed:
@@ -253,6 +262,17 @@ def _snapshots(registry: Registry, report: Report, check: Callable[[], None]) ->
             if report.applied:
                 with registry.blobs.scratch() as scratch:
                     folder.rename(scratch / folder.name)
+
+
+def _uploads(registry: Registry, report: Report, check: Callable[[], None]) -> None:
+    if report.idle is None:
+        return
+    for upload in registry.uploads.stale(report.idle):
+        why = f"left alone since {upload.touched_at:%Y-%m-%d %H:%M}"
+        held = _size(registry.home / "uploads" / upload.id)
+        report.uploads.add(Finding(f"{upload.id} ({upload.intent.name})", held, why))
+    if report.applied:
+        registry.uploads.sweep(report.idle)
 
 
 def _live(registry: Registry, digests: set[str], grace: float) -> set[str]:

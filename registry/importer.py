@@ -21,7 +21,6 @@ from graftwork.errors import (
 from graftwork.progress import Progress, silent
 from graftwork.registry.formats import experts
 from graftwork.registry.formats.checkpoint import read_checkpoint
-from graftwork.registry.formats.config import read_object
 from graftwork.registry.formats.dataset import is_dataset, read_dataset
 from graftwork.registry.formats.encoders import names_for_adapters
 from graftwork.registry.formats.finite import check_finite
@@ -34,8 +33,9 @@ from graftwork.registry.staging import Staged, staged
 from graftwork.registry.versions import Kind, Parent, Relation, Version
 
 EXPECTED = "a checkpoint folder, a PEFT adapter folder, a .safetensors or .jsonl file, or hf:ORG/NAME[@REVISION]"
-MODEL_CONFIG = "config.json"
 ATTEMPTS = 8
+QUICKLY_READ = 64_000_000
+"""Bytes up to which nobody asks beforehand whether they could be registered: the transaction says so soon enough."""
 WEIGHT_KINDS = (Kind.BASE, Kind.CHECKPOINT, Kind.TASK_VECTOR)
 
 Also = Callable[[Session, Version], object]
@@ -130,7 +130,8 @@ def _import(
     for alias in order.aliases:
         check_alias(alias)
     candidate = _inspect(registry, path, order, links_to)
-    registry.catalog.check_kind(order.name, candidate.kind)
+    if sum((candidate.root / file).stat().st_size for file in candidate.files) > QUICKLY_READ:
+        registry.catalog.check_kind(order.name, candidate.kind)
     files, headers = candidate.files, candidate.headers
     with staged(registry.blobs, candidate.root, files, headers, move=move, progress=progress) as content:
         return _publish(registry, candidate, order, content)
@@ -192,16 +193,10 @@ def _base_of(registry: Registry, adapter: AdapterLayout, order: Order) -> Versio
     base = registry.catalog.resolve(order.base) if order.base else _declared_base(registry, adapter)
     if base.kind not in (Kind.BASE, Kind.CHECKPOINT):
         raise IncompatibleAdapter(adapter=order.name, base=base.ref, reason=f"{base.ref} is of kind {base.kind}")
-    tensors = {tensor.name: tensor for tensor in registry.catalog.tensors(base)}
-    known = names_for_adapters(adapter, tensors, _config(registry, base))
+    known_base = registry.bases.get(base)
+    known = names_for_adapters(adapter, known_base.tensors, known_base.config)
     check_against_base(adapter, known, adapter_name=str(order.name), base_name=base.ref, tied_head=True)
     return base
-
-
-def _config(registry: Registry, version: Version) -> dict[str, object]:
-    """What is in the version's `config.json`; nothing when it has none."""
-    found = next((file for file in version.files if file.path == MODEL_CONFIG), None)
-    return {} if found is None else read_object(registry.blobs.path(found.sha256, found.generation), MODEL_CONFIG)
 
 
 def _declared_base(registry: Registry, adapter: AdapterLayout) -> Version:

@@ -15,7 +15,8 @@ from graftwork.registry.marks import MarkEntry, entries_of
 from graftwork.registry.models import EdgeRow, EvaluationRow, MarkRow, VersionRow
 from graftwork.registry.places import Place, chunked, places_of_digests
 from graftwork.registry.refs import Ref
-from graftwork.registry.rows import find_even_withdrawn, newest_with
+from graftwork.registry.resolution import find_even_withdrawn
+from graftwork.registry.rows import newest_with
 from graftwork.registry.versions import Kind, Version
 
 Direction = Literal["up", "down", "both"]
@@ -76,7 +77,7 @@ class Lineage:
     def find(self, ref: Ref | str) -> Version:
         """The version that `ref` points at, also one that was withdrawn. Raises what `Catalog.resolve` does."""
         with self._database.read() as session:
-            return Version.from_row(find_even_withdrawn(session, Ref.parse(ref) if isinstance(ref, str) else ref))
+            return find_even_withdrawn(session, Ref.parse(ref) if isinstance(ref, str) else ref)
 
     def descent(self, digest: str, told_by: Collection[str] = ()) -> Descent:
         """All that was made of the version `digest`, each after what it was made of; see `Descendant`.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Select, delete, exists, insert, literal, null, select
+from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, insert, literal, null, select
 from sqlalchemy.orm import Session
 
 from graftwork.errors import InvalidRequest, VersionInUse, VersionQuarantined, VersionWithdrawn
@@ -34,6 +34,16 @@ class Mark(StrEnum):
 
     QUARANTINED = "quarantined"
     WITHDRAWN = WITHDRAWN
+
+
+MARKS, VERSIONS = MarkRow.plain(), VersionRow.plain()
+FIND_QUARANTINE = (
+    select(MARKS.c.version_id, MARKS.c.cause_id, MARKS.c.actor, MARKS.c.reason)
+    .join(VERSIONS, VERSIONS.c.id == MARKS.c.version_id)
+    .where(VERSIONS.c.digest.in_(bindparam("digests", expanding=True)), MARKS.c.mark == Mark.QUARANTINED.value)
+    .order_by(MARKS.c.version_id)
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,18 +208,11 @@ def require_usable(session: Session, row: VersionRow) -> None:
         raise VersionWithdrawn(ref=ref, reason=reason)
 
 
-def inherit(session: Session, row: VersionRow, parents: Iterable[str]) -> None:
-    """Quarantine a version that was just registered when its own content or one of `parents` is."""
-    query = (
-        select(MarkRow)
-        .join(VersionRow, VersionRow.id == MarkRow.version_id)
-        .where(VersionRow.digest.in_({row.digest, *parents}), MarkRow.mark == Mark.QUARANTINED)
-        .order_by(MarkRow.version_id)
-        .limit(1)
-    )
-    mark = session.scalar(query)
-    if mark is not None and mark.version_id != row.id:
-        _set(session, row.id, Mark.QUARANTINED, mark.cause_id or mark.version_id, mark.actor, mark.reason)
+def inherit(session: Session, version_id: int, digests: Iterable[str]) -> None:
+    """Quarantine a version that was just registered when its own content or that of a parent is (`digests`)."""
+    mark = session.execute(FIND_QUARANTINE, {"digests": sorted(set(digests))}).one_or_none()
+    if mark is not None and mark.version_id != version_id:
+        _set(session, version_id, Mark.QUARANTINED, mark.cause_id or mark.version_id, mark.actor, mark.reason)
 
 
 def restore(session: Session, row: VersionRow, actor: str) -> None:

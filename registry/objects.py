@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graftwork.errors import DigestMismatch, InvalidRequest, TooLarge
-from graftwork.registry.blobs import check_space, fsync_folder, read_chunks, refuse_full, write_all
+from graftwork.registry.blobs import check_space, fsync, read_chunks, refuse_full, write_all
 from graftwork.registry.refs import Name
 
 KEPT_SECONDS = 24 * 3600
@@ -97,7 +97,7 @@ class Objects:
         if actual != oid:
             raise DigestMismatch(what="the file", actual=actual, expected=oid)
         incoming.path.rename(self._folder / oid)
-        fsync_folder(self._folder)
+        fsync(self._folder)
 
     def keep_part(self, incoming: Incoming, oid: str, number: int) -> str:
         """Keep a part; the first one that came with its number stays. Returns its SHA-256."""
@@ -106,7 +106,7 @@ class Objects:
         folder.mkdir(exist_ok=True)
         with suppress(FileExistsError):
             os.link(incoming.path, folder / str(number))
-        fsync_folder(folder)
+        fsync(folder)
         return digest
 
     def complete(self, oid: str, size: int, parts: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from graftwork.errors import InvalidName, QuotaExceeded
@@ -13,6 +13,9 @@ from graftwork.registry.db import Database
 from graftwork.registry.models import ArtifactRow, BlobRow, FileRow, QuotaRow, VersionRow
 from graftwork.registry.refs import PART, PART_EXPECTED
 from graftwork.registry.rows import not_withdrawn
+
+QUOTAS = QuotaRow.plain()
+LOCK = select(QUOTAS).where(QUOTAS.c.namespace == bindparam("namespace")).with_for_update()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class Quotas:
 def require_within(session: Session, namespace: str) -> None:
     """Raise QuotaExceeded if the namespace holds more than it may, in the transaction that added to it."""
     # the lock makes whoever registers in the same namespace meanwhile count after this
-    row = session.get(QuotaRow, namespace.lower(), with_for_update=True)
+    row = session.execute(LOCK, {"namespace": namespace.lower()}).one_or_none()
     if row is None:
         return
     if row.max_versions is not None and (versions := _versions(session, row.namespace)) > row.max_versions:

@@ -10,7 +10,8 @@ from graftwork.errors import InvalidName, InvalidReference
 PART = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,96}", re.ASCII)
 PART_EXPECTED = "1 to 96 letters, digits, '.', '_' or '-', and no '.' in front"
 RESERVED_ALIAS = re.compile(r"latest|v[0-9]+|[0-9a-f]{40}|[0-9a-f]{64}", re.IGNORECASE)
-NUMBER = re.compile(r"v([1-9][0-9]{0,17})")
+NUMBER = re.compile(r"v([1-9][0-9]{0,8})")
+"""What a column of 32 bits holds."""
 DIGEST_PREFIX = re.compile(r"[0-9a-f]{8,64}", re.IGNORECASE)
 REFERENCE_EXPECTED = "NAMESPACE/NAME, alone or followed by @ALIAS, @v3 or @ and at least 8 digits of a digest"
 

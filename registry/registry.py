@@ -8,6 +8,7 @@ from typing import Self
 
 from graftwork.registry.aliases import Aliases
 from graftwork.registry.audit import Audit
+from graftwork.registry.bases import Bases
 from graftwork.registry.blobs import BlobStore
 from graftwork.registry.catalog import Catalog
 from graftwork.registry.db import Database
@@ -36,6 +37,7 @@ class Registry:
         self.blobs = blobs
         self.deposits = Deposits(database, self.blobs)
         self.catalog = Catalog(database, self.blobs)
+        self.bases = Bases(self.catalog, self.blobs)
         self.aliases = Aliases(database)
         self.lineage = Lineage(database)
         self.jobs = Jobs(database)

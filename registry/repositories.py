@@ -25,7 +25,8 @@ from graftwork.registry.db import Database, clock
 from graftwork.registry.grants import Scope
 from graftwork.registry.models import ArtifactRow, CommitRow, RepositoryRow, VersionRow
 from graftwork.registry.refs import Name, Ref
-from graftwork.registry.rows import find_version, not_withdrawn, versions_of
+from graftwork.registry.resolution import find_version
+from graftwork.registry.rows import not_withdrawn, versions_of
 from graftwork.registry.versions import FileEntry, Version, moment
 
 MAIN = "main"
@@ -119,7 +120,7 @@ class Repositories:
                 return draft
             if _artifact(session, name) is None:
                 raise RevisionNotFound(name=name, revision=revision, known=f"its draft, {MAIN}")
-            return _of_version(Version.from_row(find_version(session, Ref(name, revision))))
+            return _of_version(find_version(session, Ref(name, revision)))
 
     def propose(self, session: Session, proposal: Proposal, version: Version | None) -> View:
         """Record a commit, in the transaction that registers its version if it has one.
@@ -163,17 +164,23 @@ class Repositories:
             record(session, actor, "artifact.private", str(name), {"private": private})
 
     def delete(self, name: Name, *, actor: str = "") -> None:
-        """Forget a repository without a version. Raises ArtifactNotFound, Forbidden, InvalidRequest if it has one."""
+        """Forget a repository of which no version is left; the withdrawn ones go on saying that they were.
+
+        Raises ArtifactNotFound, Forbidden, InvalidRequest if it has a version.
+        """
         with self._database.write() as session:
             self._database.share(session, name.key)
             _find(session, name)
             require(Scope.WRITE, name.namespace)
-            row = _row(session, name)
-            if row is None or _artifact(session, name) is not None:
-                reason = f"{name} has versions; withdraw them one by one under /api/v1/artifacts/{name}/versions"
+            if (newest := _newest(session, name, None)) is not None:
+                reason = (
+                    f"{name} has versions, and others may build on them; withdraw each one first, beginning with "
+                    f"DELETE /api/v1/artifacts/{name}/versions/v{newest.number}"
+                )
                 raise InvalidRequest(field="name", reason=reason)
-            session.execute(delete(CommitRow).where(CommitRow.repository_id == row.id))
-            session.execute(delete(RepositoryRow).where(RepositoryRow.id == row.id))
+            if (row := _row(session, name)) is not None:
+                session.execute(delete(CommitRow).where(CommitRow.repository_id == row.id))
+                session.execute(delete(RepositoryRow).where(RepositoryRow.id == row.id))
             record(session, actor, "repository.delete", str(name), {})
 
 
@@ -263,7 +270,7 @@ def _main(session: Session, name: Name, *, but: Version | None = None) -> View:
         return _of_version(Version.from_row(newest))
     if _may_write(name):  # whatever was here was withdrawn, or there is nothing yet
         return View(name, draft_revision(name, None, ()), (), None, None, _since(session, name))
-    return _of_version(Version.from_row(find_version(session, Ref(name))))  # says what is missing
+    return _of_version(find_version(session, Ref(name)))  # says what is missing
 
 
 def _since(session: Session, name: Name) -> datetime:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from graftwork.errors import CorruptBlob, OutputExists
 from graftwork.progress import Progress, silent
-from graftwork.registry.blobs import check_space, fsync_folder, read_chunks, refuse_full, write_all
+from graftwork.registry.blobs import check_space, fsync, read_chunks, refuse_full, write_all
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import FileEntry, Version
 
@@ -70,10 +70,10 @@ def export(registry: Registry, version: Version, target: Path, progress: Progres
                 done += file.size
                 progress("export", done, version.size)
             folder.chmod(0o755)
-            fsync_folder(folder)
+            fsync(folder)
             if not _appear(folder, target):
                 raise OutputExists(path=target)
-            fsync_folder(parent)
+            fsync(parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,8 +110,6 @@ def _hash_in_place(path: Path, chunks: Iterator[bytes]) -> StagedBlob:
     for chunk in chunks:
         digest.update(chunk)
         size += len(chunk)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
     return StagedBlob(path, digest.hexdigest(), size)
 
 

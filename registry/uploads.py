@@ -8,82 +8,36 @@ is there, after any end of any process, and a client asks what is entered and se
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from graftwork.errors import DigestMismatch, InputChanged, UploadConflict, UploadNotFound
-from graftwork.registry.blobs import check_space, fsync_folder, read_chunks, refuse_full, write_all
+from graftwork.errors import DigestMismatch, InputChanged, TooLarge, UploadConflict, UploadNotFound
+from graftwork.registry.blobs import check_space, fsync, read_chunks, refuse_full, write_all
 from graftwork.registry.db import Database, clock
+from graftwork.registry.intents import DeclaredFile, Intent
 from graftwork.registry.models import UploadPartRow, UploadRow
 from graftwork.registry.versions import Version, moment
 
-MAX_PARTS = 10_000
 ORPHAN_SECONDS = 3600.0
+SWEEP_SECONDS = 600.0
 LOCK_SECONDS = 20.0
 LOCK_POLL_SECONDS = 0.02
 LOCK_FILE = "lock"
 
-
-@dataclass(frozen=True, slots=True)
-class DeclaredFile:
-    """A file of an upload: its size in bytes, and the SHA-256 that the whole of it must have, if that was said."""
-
-    path: str
-    size: int
-    sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """What an upload's files are to be registered as."""
-
-    name: str
-    kind: str | None
-    base: str | None
-    aliases: tuple[str, ...]
-    files: tuple[DeclaredFile, ...]
-    part_bytes: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
-
-    def parts(self, file: DeclaredFile) -> int:
-        """How many parts the file is sent in; none when it is empty."""
-        return -(-file.size // self.part_bytes)
-
-    def part_size(self, file: DeclaredFile, number: int) -> int:
-        """Bytes of part `number`, counted from 1; only the last one of a file may be smaller than the others."""
-        return min(self.part_bytes, file.size - (number - 1) * self.part_bytes)
-
-    def as_json(self) -> dict[str, Any]:
-        """What `parse` reads."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "base": self.base,
-            "aliases": list(self.aliases),
-            "files": [[file.path, file.size, file.sha256] for file in self.files],
-            "part_bytes": self.part_bytes,
-        }
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any]) -> Intent:
-        """The intent that `as_json` wrote."""
-        files = tuple(DeclaredFile(*entry) for entry in raw["files"])
-        return cls(raw["name"], raw["kind"], raw["base"], tuple(raw["aliases"]), files, raw["part_bytes"])
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +65,6 @@ class Upload:
             yield from ((file.path, n) for n in range(1, self.intent.parts(file) + 1) if n not in stored)
 
 
-def part_bytes(files: Sequence[DeclaredFile], wanted: int) -> int:
-    """`wanted` or, where a file would have more than MAX_PARTS, the next MiB that gives it fewer."""
-    largest = max((file.size for file in files), default=0)
-    least = -(-largest // MAX_PARTS)
-    return max(wanted, 1) if least <= wanted else -(-least // (1 << 20)) * (1 << 20)
-
-
 class Uploads:
     """The uploads in parts of a registry, in `home/uploads`. Any number of processes may serve the same ones."""
 
@@ -125,15 +72,21 @@ class Uploads:
         self._root = home / "uploads"
         self._database = database
 
-    def create(self, owner: str, namespace: str, intent: Intent) -> Upload:
-        """Begin an upload. Raises StorageFull when the disk has no room for it."""
+    def create(self, owner: str, namespace: str, intent: Intent, *, most: int | None = None) -> Upload:
+        """Begin an upload, one of at most `most` of the owner's that are not complete.
+
+        Raises TooLarge when there are as many, StorageFull when the disk has no room for it.
+        """
+        if most is not None and (under_way := self._under_way(owner)) >= most:
+            limit = f"{most} that are not complete (uploads_per_owner); complete or delete one first"
+            raise TooLarge(what=f"The list of {owner}'s uploads", actual=f"{under_way}", limit=limit)
         upload_id = secrets.token_hex(16)
         self._root.mkdir(exist_ok=True)
         check_space(self._root, intent.size)
         folder = self._root / upload_id
         folder.mkdir()
         (folder / LOCK_FILE).touch()
-        fsync_folder(self._root)
+        fsync(self._root)
         now = clock()
         with self._database.write() as session:
             row = {"id": upload_id, "owner": owner, "namespace": namespace.lower(), "size": intent.size}
@@ -163,6 +116,13 @@ class Uploads:
         with self._database.read() as session:
             return [_upload(row, {}) for row in session.scalars(query)]
 
+    def _under_way(self, owner: str) -> int:
+        """Uploads of an owner that did not become a version."""
+        is_open = UploadRow.intent["registered"].as_string().is_(None)
+        query = select(func.count()).select_from(UploadRow).where(UploadRow.owner == owner, is_open)
+        with self._database.read() as session:
+            return session.scalar(query) or 0
+
     def reserved(self, namespace: str) -> int:
         """Bytes that the uploads under way in a namespace declared."""
         query = select(func.coalesce(func.sum(UploadRow.size), 0)).where(UploadRow.namespace == namespace.lower())
@@ -184,7 +144,7 @@ class Uploads:
             place = folder / str(upload.intent.files.index(file))
             with refuse_full(folder):
                 _copy(received, place, (number - 1) * upload.intent.part_bytes)
-                fsync_folder(folder)
+                fsync(folder)
             self._enter(upload, file, number, sha256)
             return True
 
@@ -238,12 +198,16 @@ class Uploads:
         with self._locked(upload_id, LOCK_SECONDS) as folder:
             self._forget(upload_id, folder)
 
+    def stale(self, seconds: float) -> Sequence[Upload]:
+        """The uploads that were left alone for so long, oldest first, without their parts."""
+        query = select(UploadRow).where(UploadRow.touched_at < clock() - seconds).order_by(UploadRow.touched_at)
+        with self._database.read() as session:
+            return [_upload(row, {}) for row in session.scalars(query)]
+
     def sweep(self, seconds: float) -> int:
         """Delete what was left alone for `seconds`, and folders that belong to no upload. Returns how many."""
-        with self._database.read() as session:
-            stale = list(session.scalars(select(UploadRow.id).where(UploadRow.touched_at < clock() - seconds)))
         swept = 0
-        for upload_id in stale:
+        for upload_id in [upload.id for upload in self.stale(seconds)]:
             try:
                 with self._locked(upload_id, 0.0) as folder:
                     self._forget(upload_id, folder, untouched=seconds)
@@ -253,6 +217,15 @@ class Uploads:
             except UploadNotFound:
                 self._forget_row(upload_id)
         return swept + self._sweep_orphans()
+
+    def keep_swept(self, seconds: float, stop: threading.Event) -> None:
+        """Sweep now and then until `stop` is set. A database that cannot be reached for a while does not end it."""
+        while not stop.is_set():
+            try:
+                self.sweep(seconds)
+            except DBAPIError:
+                logger.exception("uploads that nobody goes on with cannot be deleted; trying again")
+            stop.wait(SWEEP_SECONDS)
 
     def _sweep_orphans(self) -> int:
         """Folders whose upload was never entered, or whose deletion was cut short."""

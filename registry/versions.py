@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -34,6 +34,8 @@ class Relation(StrEnum):
     MERGE_BASE = "merge_base"
     RECIPE = "recipe"
     EXPERT = "expert"
+    TOKENIZER = "tokenizer"
+    """Its tokens, or rows of some of them, were taken."""
     REBUILD_OF = "rebuild_of"
     """It takes the place of the parent, and nothing of the parent is in it."""
 
@@ -73,6 +75,8 @@ class Version:
     files: tuple[FileEntry, ...]
     metadata: Mapping[str, object]
     created_at: datetime
+    is_new: bool = field(default=False, compare=False)
+    """Whether the registration that returned it added it."""
 
     @classmethod
     def from_row(cls, row: VersionRow) -> Version:

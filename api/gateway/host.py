@@ -14,7 +14,7 @@ import httpx
 from graftwork.adapters.fleet import capability
 from graftwork.adapters.fleet.fleet import Fleet
 from graftwork.adapters.fleet.names import EngineName
-from graftwork.adapters.place import Occupant
+from graftwork.adapters.residency.place import Occupant
 from graftwork.api.gateway.wire import credentials, probe, said, served_base
 from graftwork.errors import (
     AdapterProbeFailed,

@@ -71,7 +71,7 @@ def create(call: Call) -> Response:
 
 
 def delete(call: Call) -> Response:
-    """`DELETE /api/repos/delete`, of a repository that has no version."""
+    """`DELETE /api/repos/delete`, of a repository of which no version is left."""
     name = _named(call, parse_object(call.body))
     call.registry.repositories.delete(name, actor=call.principal.owner)
     return Response(status_code=200)

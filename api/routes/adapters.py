@@ -9,11 +9,13 @@ from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
 from graftwork.api import uploads
 from graftwork.api.auth import Principal, PrincipalDep
+from graftwork.api.bodies import read_small
 from graftwork.api.deps import Services, ServicesDep
-from graftwork.api.registration import Order, describe, kind_of, known_digests, limit_of, move_aliases, register
+from graftwork.api.registration import Order, describe, kind_of, limit_of, move_aliases, register
 from graftwork.api.schemas.versions import VersionOut
 from graftwork.api.uploads import Upload
 from graftwork.errors import InvalidRequest
+from graftwork.registry.grants import Scope
 from graftwork.registry.versions import Kind, Version
 
 router = APIRouter(tags=["uploads"])
@@ -78,15 +80,27 @@ async def upload_checkpoint(
 async def _receive(
     request: Request, response: Response, services: Services, principal: Principal, kind: Kind | None
 ) -> VersionOut:
-    async with contextmanager_in_threadpool(services.registry.blobs.scratch()) as folder:
-        upload = await uploads.receive(request, folder, limit=limit_of(services.settings, kind))
-        version, is_new = await run_in_threadpool(_register, services, principal, upload, kind)
-    describe(response, version, is_new=is_new)
+    limit = limit_of(services.settings, kind)
+    body = await read_small(request)
+    if body is not None:
+        version = await run_in_threadpool(_take, request, body, limit, services, principal, kind)
+    else:
+        async with contextmanager_in_threadpool(services.registry.blobs.scratch()) as folder:
+            upload = await uploads.receive(request, folder, limit=limit)
+            version = await run_in_threadpool(_register, services, principal, upload, kind)
+    describe(response, version, is_new=version.is_new)
     return VersionOut.of(version)
 
 
-def _register(services: Services, principal: Principal, upload: Upload, kind: Kind | None) -> tuple[Version, bool]:
-    """The version of an upload, and whether it is new."""
+def _take(
+    request: Request, body: bytes, limit: int, services: Services, principal: Principal, kind: Kind | None
+) -> Version:
+    with services.registry.blobs.scratch() as folder:
+        upload = uploads.parse(request, body, folder, limit=limit)
+        return _register(services, principal, upload, kind)
+
+
+def _register(services: Services, principal: Principal, upload: Upload, kind: Kind | None) -> Version:
     found = kind_of(upload.files)
     if kind is None:
         kind = _checkpoint_kind(upload, found)
@@ -94,11 +108,10 @@ def _register(services: Services, principal: Principal, upload: Upload, kind: Ki
         kind = found
     alias = upload.one("alias")
     order = Order.parse(upload.required("name"), kind, upload.one("base"), () if alias is None else (alias,))
-    order.check(services, principal)
-    known = known_digests(services.registry, order.name)
+    principal.require(Scope.WRITE, order.name.namespace)
     version = register(services, principal, upload.folder, order)
     move_aliases(services, principal, version, order.aliases)
-    return version, version.digest not in known
+    return version
 
 
 def _checkpoint_kind(upload: Upload, found: Kind | None) -> Kind | None:

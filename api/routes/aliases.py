@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import HostDep, NameDep, RegistryDep
@@ -85,11 +85,12 @@ def delete_alias(
     registry: RegistryDep,
     principal: PrincipalDep,
     if_match: IfMatch = None,
+    reason: Annotated[str, Query(max_length=2000, description="kept in the history")] = "",
 ) -> Response | None:
     """Remove an alias; its history stays."""
     try:
         expected = _digest(if_match) if if_match else ANY
-        registry.aliases.delete(name, alias, expected=expected, actor=principal.owner)
+        registry.aliases.delete(name, alias, expected=expected, actor=principal.owner, reason=reason)
     except AliasConflict as conflict:
         return respond(request, conflict, status=412)
     return None

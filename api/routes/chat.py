@@ -15,7 +15,7 @@ from graftwork.api.deps import ServicesDep
 from graftwork.api.inference import Running, chunks, completions, encode, sampling, start
 from graftwork.api.logprobs import chat_logprobs
 from graftwork.api.schemas.chat import Answer, ChatChoice, ChatChunk, ChatChunkChoice, ChatRequest, ChatResponse, Delta
-from graftwork.api.schemas.completions import FinishReason, Usage
+from graftwork.api.schemas.completions import FinishReason
 from graftwork.api.schemas.logprobs import ChatLogprobs
 from graftwork.api.sse import EventStream
 from graftwork.errors import InvalidRequest
@@ -49,7 +49,7 @@ async def create_chat_completion(body: ChatRequest, request: Request, services: 
             )
             for choice in done
         ],
-        usage=_usage(running, sum(choice.completion_tokens for choice in done)),
+        usage=running.usage(sum(choice.completion_tokens for choice in done)),
     )
     return JSONResponse(answer.model_dump(), headers=running.headers)
 
@@ -84,12 +84,8 @@ async def _pieces(running: Running, envelope: dict[str, Any], body: ChatRequest)
         if chunk.finish_reason:
             yield piece(chunk.index, {}, chunk.finish_reason)
     if body.wants_usage:
-        yield ChatChunk(**envelope, choices=[], usage=_usage(running, tokens))
+        yield ChatChunk(**envelope, choices=[], usage=running.usage(tokens))
 
 
 def _logprobs(running: Running, body: ChatRequest, said: Chunk | Completion) -> ChatLogprobs | None:
     return None if body.top is None else chat_logprobs(running.tokenizer, said.logprobs)
-
-
-def _usage(running: Running, tokens: int) -> Usage:
-    return Usage.of(running.generation.prompt_tokens, tokens, running.generation.cached_tokens)

@@ -13,7 +13,7 @@ from graftwork.adapters.engine.sequence import Chunk, Completion, Sampling
 from graftwork.api.deps import ServicesDep
 from graftwork.api.inference import Running, chunks, completions, encode, sampling, start
 from graftwork.api.logprobs import completion_logprobs
-from graftwork.api.schemas.completions import CompletionChoice, CompletionRequest, CompletionResponse, Usage
+from graftwork.api.schemas.completions import CompletionChoice, CompletionRequest, CompletionResponse
 from graftwork.api.sse import EventStream
 
 router = APIRouter(tags=["inference"])
@@ -38,7 +38,7 @@ async def create_completion(body: CompletionRequest, request: Request, services:
     answer = CompletionResponse(
         **envelope,
         choices=[_choice(running, body, choice) for choice in done],
-        usage=_usage(running, sum(choice.completion_tokens for choice in done)),
+        usage=running.usage(sum(choice.completion_tokens for choice in done)),
     )
     return JSONResponse(answer.model_dump(), headers=running.headers)
 
@@ -56,7 +56,7 @@ async def _pieces(
             if choice.logprobs is not None:
                 offsets[chunk.index] += sum(map(len, choice.logprobs.tokens))
     if body.wants_usage:
-        yield CompletionResponse(**envelope, choices=[], usage=_usage(running, tokens))
+        yield CompletionResponse(**envelope, choices=[], usage=running.usage(tokens))
 
 
 def _choice(running: Running, body: CompletionRequest, said: Chunk | Completion, offset: int = 0) -> CompletionChoice:
@@ -68,7 +68,3 @@ def _choice(running: Running, body: CompletionRequest, said: Chunk | Completion,
         logprobs=logprobs,
         finish_reason=said.finish_reason,
     )
-
-
-def _usage(running: Running, tokens: int) -> Usage:
-    return Usage.of(running.generation.prompt_tokens, tokens, running.generation.cached_tokens)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from graftwork import __version__
-from graftwork.adapters.host import Host
+from graftwork.adapters.hosting.host import Host
 from graftwork.api.deps import Services, ServicesDep, fleet_of
 from graftwork.errors import GraftworkError
 

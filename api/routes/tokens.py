@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Path
 
 from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import RegistryDep
@@ -31,6 +33,8 @@ def list_tokens(registry: RegistryDep, owner: str | None = None) -> list[TokenOu
 
 
 @router.delete("/{token_id}")
-def revoke_token(token_id: int, registry: RegistryDep, principal: PrincipalDep) -> TokenOut:
+def revoke_token(
+    token_id: Annotated[int, Path(ge=1, lt=2**63)], registry: RegistryDep, principal: PrincipalDep
+) -> TokenOut:
     """End a token at once."""
     return TokenOut.of(registry.tokens.revoke(token_id, actor=principal.owner))

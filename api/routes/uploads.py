@@ -12,20 +12,20 @@ from sqlalchemy.orm import Session
 from graftwork.api.auth import Principal, PrincipalDep
 from graftwork.api.bodies import content_digest, discard, receive_part, stream_of
 from graftwork.api.deps import Services, ServicesDep
-from graftwork.api.registration import Order, describe, kind_of, known_digests, limit_of, move_aliases, register
+from graftwork.api.registration import Order, describe, kind_of, limit_of, move_aliases, register
 from graftwork.api.schemas.uploads import PartOut, UploadOut, UploadRequest
 from graftwork.api.schemas.versions import VersionOut
 from graftwork.api.uploads import FILE_NAME
 from graftwork.errors import SourceNotFound, TooLarge, UnsafeFile, UploadNotFound
 from graftwork.registry.formats.folder import MAX_PATH, Spellings, check_kind
 from graftwork.registry.grants import Scope
+from graftwork.registry.intents import DeclaredFile, Intent, part_bytes
 from graftwork.registry.refs import Ref
-from graftwork.registry.uploads import DeclaredFile, Intent, Upload, check_digests, part_bytes
+from graftwork.registry.uploads import Upload, check_digests
 from graftwork.registry.versions import Kind, Version
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 
-HOUR = 3600.0
 MAX_DEPTH = 8
 ID = re.compile(r"[0-9a-f]{32}")
 PART_BODY: dict[str, Any] = {
@@ -66,8 +66,7 @@ def begin_upload(body: UploadRequest, response: Response, services: ServicesDep,
         raise TooLarge(what="The upload", actual=f"{intent.size} bytes", limit=f"{limit} bytes")
     uploads, namespace = services.registry.uploads, order.name.namespace
     services.registry.quotas.require_room(namespace, intent.size + uploads.reserved(namespace))
-    uploads.sweep(services.settings.upload_hours * HOUR)
-    upload = uploads.create(principal.owner, namespace, intent)
+    upload = uploads.create(principal.owner, namespace, intent, most=services.settings.uploads_per_owner)
     response.headers["Location"] = f"/api/v1/uploads/{upload.id}"
     return UploadOut.of(upload, services.settings.upload_hours)
 
@@ -129,14 +128,13 @@ def complete_upload(upload_id: str, response: Response, services: ServicesDep, p
         order = _order(upload)
         if upload.registered is None:
             order.check(services, principal)
-            known = known_digests(registry, order.name)
 
             def enter(session: Session, version: Version) -> None:
                 check_digests(upload, {file.path: file.sha256 for file in version.files})
-                registry.uploads.enter_version(session, upload_id, version, is_new=version.digest not in known)
+                registry.uploads.enter_version(session, upload_id, version, is_new=version.is_new)
 
             version = register(services, principal, folder, order, also=enter)
-            is_new = version.digest not in known
+            is_new = version.is_new
         else:
             version = registry.catalog.resolve(Ref(order.name, upload.registered))
             is_new = upload.is_new

@@ -36,7 +36,7 @@ class RebuildStepOut(BaseModel):
 
     digest: str
     refs: list[str] = Field(description="its names; none where it is private to others")
-    how: Literal["merge", "extract"] | None = Field(description="null where it cannot be rebuilt")
+    how: Literal["merge", "extract", "experts"] | None = Field(description="null where it cannot be rebuilt")
     left_out: list[str] = Field(description="the inputs that it is made without")
     replaced: list[str] = Field(description="the inputs that another version takes the place of")
     notes: list[str]

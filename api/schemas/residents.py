@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from graftwork.adapters.place import Occupant
+from graftwork.adapters.residency.place import Occupant
 
 
 class ResidentOut(BaseModel):

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.uploads import DeclaredFile, Upload
+from graftwork.registry.intents import DeclaredFile
+from graftwork.registry.uploads import Upload
 from graftwork.registry.versions import Kind
 
 SHA256 = r"^[0-9a-f]{64}$"

@@ -3,7 +3,8 @@
 Each release is installed in an environment of its own, which is kept for the next time, and runs `hub_scenario.py`
 three times: as installed (hf_xet included), with files so small that commits carry them; with HF_HUB_DISABLE_XET=1 and
 files that go by Git LFS, in parts; and as installed with such files, where releases from 1.20 on are told to set that
-variable. With `--vllm PYTHON`, the vLLM of that interpreter is started from the server and completes a prompt.
+variable. With `--vllm PYTHON`, the vLLM of that interpreter is started from the server and completes a prompt with a
+base and with an adapter.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +33,19 @@ from graftwork.api.hub import lfs
 from graftwork.api.server import running
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
+from graftwork.testing.model import Shape
 from graftwork.testing.tiny import tiny_family
 
+SHAPE = Shape(layers=2, hidden=64, intermediate=64, heads=2, key_value_heads=2, context=64, rank=4)
+"""vLLM's attention on a CPU wants heads of 32 or more."""
 VERSIONS = ("0.36.2", "1.19.0", "1.20.1", "2.4.0")
 XET_ONLY_FROM = (1, 20)
 INLINE, PART = 20_000, 30_000
 ADVICE = "HF_HUB_DISABLE_XET=1"
 SCENARIO = Path(__file__).parent / "hub_scenario.py"
 START_SECONDS = 300
+LAST_WORDS = 6000
+BASE, ADAPTER = "acme/base", "acme/adapter"
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ def main() -> int:
     good = True
     with tempfile.TemporaryDirectory(prefix="hub-clients-") as folder:
         root = Path(folder)
-        family = tiny_family(root / "family", fine_tunes=0, adapters=1)
+        family = tiny_family(root / "family", fine_tunes=0, adapters=1, shape=SHAPE)
         for version in () if arguments.only_vllm else arguments.version or VERSIONS:
             good &= _release(version, _environment(arguments.environments, version), root, family)
         if arguments.vllm:
@@ -135,17 +143,22 @@ def _client(url: str, cache: Path, *, xet: bool) -> dict[str, str]:
 
 
 def _vllm(python: str, root: Path, family: Family) -> bool:
-    """Push the base, start vLLM from the server by its name, and complete a prompt."""
+    """Push a base and an adapter, start vLLM from the server by their names, and complete a prompt with each."""
     from huggingface_hub import HfApi
 
     with _server(root / "vllm", 0) as url, socket.create_server(("127.0.0.1", 0)) as found:
         api = HfApi(endpoint=url, token="gw_any")
-        api.create_repo("acme/base")
-        api.upload_folder(repo_id="acme/base", folder_path=family.base)
+        for name, source in ((BASE, family.base), (ADAPTER, next(iter(family.adapters.values())))):
+            folder = root / name.replace("/", "-")
+            shutil.copytree(source, folder)
+            _say_base(folder / "adapter_config.json")
+            api.create_repo(name)
+            api.upload_folder(repo_id=name, folder_path=folder)
         port = found.getsockname()[1]
         found.close()
-        command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", "acme/base", "--port", str(port)]
-        command += ["--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "128", "--enforce-eager"]
+        command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", BASE, "--port", str(port)]
+        command += ["--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "64", "--enforce-eager"]
+        command += ["--enable-lora", "--lora-modules", f"{ADAPTER}={ADAPTER}"]
         own = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
         own["OMP_NUM_THREADS"] = "1"
         environment = _client(url, root / "cache-vllm", xet=True) | own
@@ -154,29 +167,45 @@ def _vllm(python: str, root: Path, family: Family) -> bool:
         with log.open("w") as output:
             server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            answer = _complete(server, f"http://127.0.0.1:{port}")
+            answers = _complete(server, f"http://127.0.0.1:{port}", (BASE, ADAPTER))
+            said = log.read_text()[-LAST_WORDS:]
         finally:
             server.terminate()
             server.wait(60)
-        if answer is None:
-            print(f"vLLM did not answer:\n{log.read_text()[-3000:]}", file=sys.stderr)
+        if answers is None:
+            print(f"vLLM did not answer:\n{said}", file=sys.stderr)
             return False
-        print(f"vLLM from {url} as acme/base: {answer!r} after {time.monotonic() - began:.0f} s")
-        return True
+        print(f"vLLM from {url}: {answers} after {time.monotonic() - began:.0f} s")
+        return len(set(answers.values())) == len(answers)
 
 
-def _complete(server: subprocess.Popen[bytes], url: str) -> str | None:
+def _say_base(config: Path) -> None:
+    """Let an adapter's configuration name its base as the server knows it."""
+    if config.exists():
+        told = json.loads(config.read_text())
+        config.write_text(json.dumps({**told, "base_model_name_or_path": BASE}))
+
+
+def _complete(server: subprocess.Popen[bytes], url: str, models: Sequence[str]) -> dict[str, str] | None:
+    """What each of `models` says; None when the server does not come up, or has no answer."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                body = {"model": "acme/base", "prompt": "ab", "max_tokens": 4, "temperature": 0}
-                answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()
-                return str(answer["choices"][0]["text"])
+            if httpx.get(f"{url}/health").status_code == HTTPStatus.OK:
+                return {model: _said(url, model) for model in models}
+        except httpx.HTTPStatusError:
+            return None
         except httpx.TransportError:
             pass
         time.sleep(1)
     return None
+
+
+def _said(url: str, model: str) -> str:
+    body = {"model": model, "prompt": "ab", "max_tokens": 8, "temperature": 0, "logprobs": 1}
+    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60).raise_for_status().json()
+    choice = answer["choices"][0]
+    return f"{choice['text']!r} {choice['logprobs']['token_logprobs'][0]:.4f}"
 
 
 if __name__ == "__main__":

@@ -143,12 +143,12 @@ def measure(call: Callable[[], object], rounds: int) -> list[float]:
 
 
 @contextmanager
-def database_url(kind: str) -> Iterator[str]:
+def database_url(kind: str, *, durable: bool = False) -> Iterator[str]:
     """An empty database: a file, or a schema of a server of its own."""
     if kind == "sqlite":
         yield ""
         return
-    with running_postgres() as server:
+    with running_postgres(durable=durable, connections=200) as server:
         yield server.new_schema()
 
 

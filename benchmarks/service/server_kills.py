@@ -1,6 +1,6 @@
 """Kill servers with SIGKILL in the middle of uploads, and look at what became of the uploads.
 
-    python -m benchmarks.service.server_kills [--kills 50] [--database-url URL] [--servers 3] [--clients 4] [--seed 0]
+    python -m benchmarks.service.server_kills [--kills 50] [--database postgresql] [--servers 3] [--clients 4]
 
 Servers share one home and are replaced as they die. Clients send small adapters in one request and larger ones in
 parts; when a connection breaks they go on at another server with what is missing. At the end every upload must have
@@ -29,6 +29,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.service.scale import database_url
 from graftwork.registry.formats.safetensors import build_header
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name
@@ -275,11 +276,11 @@ def main() -> int:
     parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--database-url", default="", help="an empty PostgreSQL database; SQLite by default")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, database_url(given.database, durable=True) as url:
         root = Path(folder)
-        settings = Settings(home=root / "home", database_url=given.database_url, threads=1, upload_part_bytes=PART)
+        settings = Settings(home=root / "home", database_url=url, threads=1, upload_part_bytes=PART)
         family = tiny_family(root / "family", fine_tunes=0, adapters=0, shape=SHAPE)
         with Registry.open(settings) as registry:
             import_source(registry, str(family.base), Name.parse("kills/base"))

@@ -18,9 +18,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 import psutil
 from safetensors.numpy import load_file, save
@@ -43,7 +46,11 @@ settings = load_settings()
 serve(create_app(settings), bind("127.0.0.1", settings.port), ready=lambda: print("ready", flush=True))
 """
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BOUNDARY = "graftwork-upload-rate"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
 CHECKED = 20
+WARMING = 40
+"""Uploads that are not counted: the servers import and compile what the first ones need."""
 
 
 def free_port() -> int:
@@ -81,14 +88,17 @@ def spent(processes: Iterator[psutil.Process]) -> float:
 
 
 class Load:
-    """Clients that upload one adapter after the other until `count` are there."""
+    """Clients that upload one adapter after the other until all are there.
 
-    def __init__(self, urls: list[str], adapter: Path, count: int) -> None:
+    Bodies are made beforehand, and connections are kept: the machine is to be the servers'.
+    """
+
+    def __init__(self, urls: list[str], adapter: Path, numbers: range) -> None:
         self._urls = urls
-        self._count = count
-        self._config = (adapter / CONFIG).read_bytes()
-        self._tensors = load_file(adapter / WEIGHTS)
-        self._next = 0
+        config = (adapter / CONFIG).read_bytes()
+        tensors = load_file(adapter / WEIGHTS)
+        self._bodies = [_body(config, tensors, number) for number in numbers]
+        self._next = iter(self._bodies)
         self._lock = threading.Lock()
         self.seconds: list[float] = []
         self.refused: list[str] = []
@@ -104,24 +114,31 @@ class Load:
         return time.perf_counter() - began
 
     def _client(self, number: int) -> None:
-        with httpx.Client(base_url=self._urls[number % len(self._urls)], timeout=60) as client:
-            while True:
-                with self._lock:
-                    mine, self._next = self._next, self._next + 1
-                if mine >= self._count:
-                    return
-                body = self._weights(mine)
-                files = [("files", (CONFIG, self._config)), ("files", (WEIGHTS, body))]
-                data = {"name": f"load/a{mine}", "base": "tiny/base"}
-                began = time.perf_counter()
-                told = client.post("/api/v1/adapters", data=data, files=files)
-                self.seconds.append(time.perf_counter() - began)
-                if told.status_code != httpx.codes.CREATED:
-                    self.refused.append(told.text)
+        connection = HTTPConnection(urlsplit(self._urls[number % len(self._urls)]).netloc, timeout=60)
+        while True:
+            with self._lock:
+                body = next(self._next, None)
+            if body is None:
+                return
+            began = time.perf_counter()
+            connection.request("POST", "/api/v1/adapters", body, {"Content-Type": FORM})
+            told = connection.getresponse()
+            text = told.read()
+            self.seconds.append(time.perf_counter() - began)
+            if told.status != HTTPStatus.CREATED:
+                self.refused.append(text.decode())
 
-    def _weights(self, number: int) -> bytes:
-        first = next(iter(self._tensors))
-        return save({**self._tensors, first: np.full_like(self._tensors[first], number / 1e4)}, {"format": "pt"})
+
+def _body(config: bytes, tensors: dict[str, np.ndarray[Any, Any]], number: int) -> bytes:
+    """The form that uploads an adapter of which the first tensor is its own."""
+    first = next(iter(tensors))
+    weights = save({**tensors, first: np.full_like(tensors[first], number / 1e4)}, {"format": "pt"})
+    fields = {"name": f"load/a{number}", "base": "tiny/base"}
+    parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items()]
+    for name, content in ((CONFIG, config), (WEIGHTS, weights)):
+        parts.append(f'name="files"; filename="{name}"\r\n\r\n'.encode() + content)
+    lines = [f"--{BOUNDARY}\r\nContent-Disposition: form-data; ".encode() + part + b"\r\n" for part in parts]
+    return b"".join([*lines, f"--{BOUNDARY}--\r\n".encode()])
 
 
 def main() -> int:
@@ -147,8 +164,8 @@ def main() -> int:
         import_source(registry, str(family.base), Name.parse("tiny/base"))
         processes = stack.enter_context(servers(settings, options.servers))
         adapter = family.adapters["adapter0"]
-        Load(list(processes), adapter, 0).run(1)
-        load = Load(list(processes), adapter, options.uploads)
+        Load(list(processes), adapter, range(options.uploads, options.uploads + WARMING)).run(options.clients)
+        load = Load(list(processes), adapter, range(options.uploads))
         before = spent(iter(processes.values()))
         taken = load.run(options.clients)
         busy = spent(iter(processes.values())) - before

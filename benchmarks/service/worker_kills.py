@@ -1,6 +1,6 @@
 """Kill workers with SIGKILL in the middle of merges, and count what became of the jobs.
 
-    python -m benchmarks.service.worker_kills [--kills 50] [--database-url URL] [--workers 3] [--seed 0]
+    python -m benchmarks.service.worker_kills [--kills 50] [--database postgresql] [--workers 3] [--seed 0]
 
 Workers share one queue and are replaced as they die. At the end every job must have succeeded exactly once, and every
 version be whole and, where that is looked at, the same as an undisturbed merge of its recipe. Prints the counts; fails
@@ -22,6 +22,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from benchmarks.service.scale import database_url
 from graftwork.merge.jobs.kinds.merge import submit_merge
 from graftwork.merge.recipe import load_recipe
 from graftwork.merge.run import merge
@@ -147,11 +148,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--database-url", default="", help="an empty PostgreSQL database; SQLite by default")
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, database_url(given.database, durable=True) as url:
         root = Path(folder)
-        settings = Settings(home=root / "home", database_url=given.database_url, threads=1, memory=20_000_000)
+        settings = Settings(home=root / "home", database_url=url, threads=1, memory=20_000_000)
         family = tiny_family(root / "family", fine_tunes=2, adapters=0, shape=SHAPE)
         with Registry.open(settings) as registry:
             import_source(registry, str(family.base), Name.parse("bench/base"))

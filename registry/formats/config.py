@@ -8,6 +8,8 @@ from pathlib import Path
 
 from graftwork.errors import InvalidCheckpoint, TooLarge, UnsafeFile
 
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+"""What makes a folder an adapter."""
 MAX_JSON_BYTES = 64_000_000
 MAX_SCANNED_BYTES = 4_000_000
 """Larger files of JSON are vocabularies and indexes, not configurations."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Double, Integer, MetaData
+from sqlalchemy import JSON, BigInteger, Double, Integer, MetaData, schema
 from sqlalchemy.orm import DeclarativeBase
 
 Key = BigInteger().with_variant(Integer, "sqlite")
@@ -25,3 +25,10 @@ class Table(DeclarativeBase):
         dict[str, Any]: JSON,
         float: Double,
     }
+
+    @classmethod
+    def plain(cls) -> schema.Table:
+        """The table itself, for statements that map no objects."""
+        table = cls.__table__
+        assert isinstance(table, schema.Table)  # noqa: S101  nothing here is mapped to a query
+        return table

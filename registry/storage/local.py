@@ -1,7 +1,7 @@
 """The blob store on a local disk: `root/ab/abcd...`.
 
 A blob is written beside its final place, hashed on the way, fsynced, linked, and its folder is fsynced: it is there
-whole, or not at all.
+whole, or not at all. Bytes that are in the store already are not waited for.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from graftwork.errors import CorruptBlob
 from graftwork.registry.blobs import (
     StagedBlob,
     StoredBlob,
-    fsync_folder,
+    fsync,
     parse_place,
     place,
     read_chunks,
@@ -42,23 +42,13 @@ class LocalStore(StagingArea):
             return False
         staged.path.chmod(READ_ONLY)
         with refuse_full(self.root):
+            fsync(staged.path)
             if not final.parent.exists():
                 final.parent.mkdir(exist_ok=True)
-                fsync_folder(self.root)
+                fsync(self.root)
             _link(staged.path, final)
-            fsync_folder(final.parent)
+            fsync(final.parent)
         return True
-
-    def put_stream(self, chunks: Iterable[bytes], *, limit: int | None = None) -> tuple[str, int]:
-        """Store `chunks` as a first generation. Returns their SHA-256 and size. Raises TooLarge, StorageFull."""
-        with self.scratch() as folder:
-            staged = self.stage(chunks, folder, limit=limit)
-            self.publish(staged)
-        return staged.sha256, staged.size
-
-    def put_file(self, path: Path) -> tuple[str, int]:
-        """Store a copy of the file at `path`. Returns its SHA-256 and size. Raises StorageFull."""
-        return self.put_stream(read_chunks(path))
 
     def has(self, sha256: str, generation: int = 0) -> bool:
         """Whether the store holds the blob."""

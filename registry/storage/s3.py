@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.errors import CorruptBlob, InputChanged, OperationFailed, StorageUnavailable
-from graftwork.registry.blobs import CHUNK_BYTES, StagedBlob, StoredBlob, parse_place, place, read_chunks, refuse_full
+from graftwork.registry.blobs import CHUNK_BYTES, StagedBlob, StoredBlob, parse_place, place, refuse_full
 from graftwork.registry.storage.address import Address
 from graftwork.registry.storage.cache import FileCache
 from graftwork.registry.storage.staging_area import StagingArea
@@ -62,17 +62,6 @@ class ObjectStore(StagingArea):
             return self._put(staged, key)
         self._put_parts(staged, key)
         return True
-
-    def put_stream(self, chunks: Iterable[bytes], *, limit: int | None = None) -> tuple[str, int]:
-        """Store `chunks` as a first generation. Returns their SHA-256 and size. Raises TooLarge, StorageUnavailable."""
-        with self.scratch() as folder:
-            staged = self.stage(chunks, folder, limit=limit)
-            self.publish(staged)
-        return staged.sha256, staged.size
-
-    def put_file(self, path: Path) -> tuple[str, int]:
-        """Store a copy of the file at `path`. Returns its SHA-256 and size."""
-        return self.put_stream(read_chunks(path))
 
     def has(self, sha256: str, generation: int = 0) -> bool:
         """Whether the storage holds the blob."""

@@ -7,17 +7,18 @@ import os
 import shutil
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graftwork.errors import TooLarge
-from graftwork.registry.blobs import StagedBlob, refuse_full, write_all
+from graftwork.registry.blobs import StagedBlob, read_chunks, refuse_full, write_all
 
 STALE_SECONDS = 24 * 3600
 
 
-class StagingArea:
+class StagingArea(ABC):
     """`root/tmp`, where what is being written is kept until it is published or forgotten."""
 
     def __init__(self, root: Path) -> None:
@@ -50,7 +51,7 @@ class StagingArea:
             shutil.rmtree(folder, ignore_errors=True)
 
     def stage(self, chunks: Iterable[bytes], folder: Path, *, limit: int | None = None) -> StagedBlob:
-        """Write `chunks` to a new file in `folder` (from `scratch`), hashed and fsynced.
+        """Write `chunks` to a new file in `folder` (from `scratch`), hashed.
 
         Raises TooLarge beyond `limit` bytes, StorageFull.
         """
@@ -61,8 +62,25 @@ class StagingArea:
                 size += len(chunk)
                 digest.update(chunk)
                 write_all(file.fileno(), chunk)
-            os.fsync(file.fileno())
         return StagedBlob(Path(name), digest.hexdigest(), size)
+
+    @abstractmethod
+    def publish(self, staged: StagedBlob, generation: int = 0) -> bool:
+        """Put staged bytes into the store; see `graftwork.registry.blobs.BlobStore`."""
+
+    def put_stream(self, chunks: Iterable[bytes], *, limit: int | None = None) -> tuple[str, int]:
+        """Store `chunks` as a first generation. Returns their SHA-256 and size.
+
+        Raises TooLarge, StorageFull, StorageUnavailable.
+        """
+        with self.scratch() as folder:
+            staged = self.stage(chunks, folder, limit=limit)
+            self.publish(staged)
+        return staged.sha256, staged.size
+
+    def put_file(self, path: Path) -> tuple[str, int]:
+        """Store a copy of the file at `path` as a first generation. Returns its SHA-256 and size."""
+        return self.put_stream(read_chunks(path))
 
 
 def _limited(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:

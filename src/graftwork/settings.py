@@ -20,6 +20,7 @@ TEXTS = frozenset(
         "tenant_weights",
         "evaluators",
         "kernels",
+        "device",
         "host",
         "engine",
         "engine_urls",
@@ -28,6 +29,8 @@ TEXTS = frozenset(
         "url",
         "token",
         "auth",
+        "executor",
+        "ray_address",
         "log_format",
         "log_level",
         "trace_url",
@@ -35,16 +38,18 @@ TEXTS = frozenset(
 )
 ENGINE_CHOICES = ("embedded", "vllm")
 AUTH_CHOICES = ("auto", "required", "off")
+EXECUTOR_CHOICES = ("local", "ray")
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 CHOICES = {
     "kernels": KERNEL_CHOICES,
     "engine": ENGINE_CHOICES,
     "auth": AUTH_CHOICES,
+    "executor": EXECUTOR_CHOICES,
     "log_format": LOG_FORMATS,
     "log_level": LOG_LEVELS,
 }
-MAY_BE_ZERO = frozenset({"requests_per_second"})
+MAY_BE_ZERO = frozenset({"requests_per_second", "ray_workers"})
 SIZES = frozenset(
     {
         "memory",
@@ -60,6 +65,8 @@ SIZES = frozenset(
         "adapter_host_bytes",
     }
 )
+DEVICE = re.compile(r"cpu(:0)?|cuda(:\d+)?")
+DEVICES = "cpu, cuda, or one of several GPUs such as cuda:1"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
 
 
@@ -99,8 +106,16 @@ class Settings:
     """Which kernels may run: `auto` (the fastest that fits), `native` (never Triton), `reference` (plain torch)."""
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Threads of a merge and of the native kernels."""
+    device: str = "cpu"
+    """Where merges of models compute: `cpu`, or a GPU by its torch name, `cuda` or `cuda:1`."""
     memory: int = 500_000_000
-    """Bytes a merge may hold in buffers."""
+    """Bytes a merge may hold in buffers; on a GPU as many again."""
+    executor: str = "local"
+    """Where merges of models are computed: `local` (this process) or `ray` (a Ray cluster; needs the extra `ray`)."""
+    ray_address: str = ""
+    """The cluster's `host:port`; empty for the one on this machine, or a new one of this process."""
+    ray_workers: int = 0
+    """Actors that a merge is spread over, each with `threads` processors; 0 for as many as the cluster has room for."""
     job_memory: int = 0
     """Bytes of data the process of a job may hold before it fails; 0 is no limit."""
     evaluators: str = ""
@@ -119,6 +134,8 @@ class Settings:
     """The size of the parts in which a large upload is sent; larger where its files would have over 10,000 parts."""
     upload_hours: int = 24
     """How long an upload in parts may be left alone before it is deleted."""
+    uploads_per_owner: int = 1000
+    """Uploads in parts that one owner of tokens may have under way."""
     max_sequences: int = 32
     """Sequences an engine decodes at the same time."""
     max_model_tokens: int = 2048
@@ -168,7 +185,7 @@ class Settings:
     max_lora_rank: int = 16
     """The largest rank that the fleet's servers take: their `--max-lora-rank`."""
     url: str = ""
-    """The Graftwork server from which the vLLM plugin pulls adapters; empty to read them in `home`."""
+    """The server that the command line works through and the vLLM plugin pulls adapters from; empty for `home`."""
     token: str = ""
     """The bearer token shown to that server."""
     adapter_cache: Path = field(default_factory=lambda: Path.home() / ".cache" / "graftwork" / "adapters")
@@ -200,6 +217,11 @@ class Settings:
         """The SQLAlchemy URL in force."""
         return self.database_url or f"sqlite:///{self.home / 'registry.db'}"
 
+    @property
+    def upload_seconds(self) -> float:
+        """`upload_hours` in seconds."""
+        return self.upload_hours * 3600.0
+
 
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment, then from `overrides` that are not None.
@@ -220,15 +242,18 @@ def load_settings(**overrides: Any) -> Settings:
         if getattr(settings, name) not in choices:
             expected = f"one of {', '.join(choices)}"
             raise InvalidSetting(name=PREFIX + name.upper(), value=getattr(settings, name), expected=expected)
+    if not DEVICE.fullmatch(settings.device):
+        raise InvalidSetting(name=f"{PREFIX}DEVICE", value=settings.device, expected=DEVICES)
     return settings
 
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment of a process to start, in which `load_settings` makes these settings again."""
-    return {**os.environ, **_variables(settings)}
+    return {**os.environ, **variables(settings)}
 
 
-def _variables(settings: Settings) -> dict[str, str]:
+def variables(settings: Settings) -> dict[str, str]:
+    """The variables that make these settings."""
     return {PREFIX + field.name.upper(): str(getattr(settings, field.name)) for field in fields(settings)}
 
 

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from safetensors.torch import load_file, save_file
 
 from graftwork.adapters.engine.engine import Engine
-from graftwork.adapters.residency import Residency
+from graftwork.adapters.residency.residency import Residency
 from graftwork.api.app import create_app
 from graftwork.api.server import running
 from graftwork.registry.importer import import_source

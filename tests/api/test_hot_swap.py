@@ -119,7 +119,7 @@ def slow(server: Server, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
             return True
         return step()
 
-    monkeypatch.setattr(engine, "step", gated)
+    monkeypatch.setattr(engine._loop, "_step", gated)
     return go
 
 

@@ -178,6 +178,14 @@ def test_output_in_a_namespace_of_others_is_refused(house: House) -> None:
     assert house.client(everywhere=["read"]).delete(answer.headers["location"]).status_code == 403
 
 
+def test_garbage_is_collected_for_administrators_only(house: House) -> None:
+    writer, order = house.client(open=["admin"]), {"kind": "gc", "payload": {}}
+    schedule = {**order, "name": "open/clean", "cron": "0 3 * * *"}
+    for path, body in (("/api/v1/jobs", order), ("/api/v1/schedules", schedule)):
+        assert writer.post(path, json=body).status_code == 403
+        assert house.client(everywhere=["admin"]).post(path, json=body).status_code in (201, 202)
+
+
 @pytest.mark.parametrize(
     "model", ["acme/a", "acme/base", "acme/a*0.7+acme/b*0.3", "open/c*0.5+acme/a*0.5", "open/c", "open/set"]
 )

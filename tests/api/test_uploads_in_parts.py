@@ -17,8 +17,10 @@ from safetensors.torch import load, save
 
 from graftwork.api.app import create_app
 from graftwork.api.server import running
+from graftwork.registry.gc import collect
 from graftwork.registry.grants import Grants
 from graftwork.registry.importer import import_source
+from graftwork.registry.intents import DeclaredFile, Intent
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
@@ -317,6 +319,49 @@ def test_what_is_left_alone_is_swept(client: httpx.Client, home: Path) -> None:
         os.utime(orphan, (0, 0))
         assert registry.uploads.sweep(0.0) == 1
     assert left_over(home) == []
+
+
+def test_garbage_collection_takes_what_is_left_alone(client: httpx.Client, home: Path) -> None:
+    upload = begin(client, "parts/forgotten", {"model.safetensors": b"x" * PART}).json()["id"]
+    put(client, upload, "model.safetensors", 1, b"x" * PART)
+    with Registry.open(Settings(home=home)) as registry:
+        assert collect(registry, apply=True, grace=3600).uploads.count == 0
+        assert collect(registry, apply=True, grace=3600, idle=3600).uploads.count == 0
+        told = collect(registry, grace=3600, idle=0).uploads
+        assert [finding.name for finding in told.findings] == [f"{upload} (parts/forgotten)"]
+        assert told.size == PART
+        assert client.get(f"/api/v1/uploads/{upload}").status_code == 200
+        collect(registry, apply=True, grace=3600, idle=0)
+    assert client.get(f"/api/v1/uploads/{upload}").status_code == 404
+    assert left_over(home) == []
+
+
+def test_a_server_sweeps_by_itself(tmp_path: Path) -> None:
+    with Registry.open(Settings(home=tmp_path)) as registry:
+        intent = Intent("parts/old", None, None, (), (DeclaredFile("model.safetensors", 1),), 1)
+        upload = registry.uploads.create("ada", "parts", intent)
+        stop, swept = threading.Event(), threading.Event()
+        keeper = threading.Thread(target=registry.uploads.keep_swept, args=(0.0, stop))
+        keeper.start()
+        while not swept.is_set():
+            swept.wait(0.01)
+            if not registry.uploads.list():
+                swept.set()
+        stop.set()
+        keeper.join()
+        assert not (tmp_path / "uploads" / upload.id).exists()
+
+
+def test_an_owner_has_so_many_uploads_under_way(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, threads=1, uploads_per_owner=2)
+    with running(create_app(settings)) as url, httpx.Client(base_url=url, timeout=60) as client:
+        first = begin(client, "parts/a", {"model.safetensors": b"x"}).json()["id"]
+        assert begin(client, "parts/b", {"model.safetensors": b"x"}).status_code == 201
+        refused = begin(client, "parts/c", {"model.safetensors": b"x"})
+        assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+        assert "uploads_per_owner" in refused.json()["detail"]
+        client.delete(f"/api/v1/uploads/{first}")
+        assert begin(client, "parts/c", {"model.safetensors": b"x"}).status_code == 201
 
 
 def test_an_upload_is_its_owners(tmp_path: Path) -> None:

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import pytest
 
 from graftwork.api.app import create_app
 from graftwork.api.server import running
-from graftwork.client import AsyncClient, Client, adapters, aliases, artifacts, jobs
+from graftwork.client import (
+    AsyncClient,
+    Client,
+    adapters,
+    aliases,
+    artifacts,
+    downloads,
+    evaluations,
+    jobs,
+    schedules,
+    uploads,
+)
+from graftwork.client.call import Call, Steps
 from graftwork.client.events import Event, EventReader
 from graftwork.errors import (
     AliasConflict,
     ArtifactNotFound,
     Cancelled,
+    DigestMismatch,
     InvalidRecipe,
+    ScheduleNotFound,
     ServerUnreachable,
     SourceNotFound,
     UnknownMethod,
+    UploadNotFound,
 )
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
@@ -44,7 +61,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, family: Family) -> Iterator[str]:
-    settings = Settings(home=tmp_path_factory.mktemp("home"), threads=1)
+    settings = Settings(home=tmp_path_factory.mktemp("home"), threads=1, upload_part_bytes=65_536)
     with Registry.open(settings) as registry:
         import_source(registry, str(family.base), Name.parse("tiny/base"))
         for name, folder in family.fine_tunes.items():
@@ -176,3 +193,106 @@ def test_events_are_put_together_from_lines() -> None:
     events = [event for line in lines for event in reader.feed(line)]
     assert events == [Event(4, "log", {"text": "a: b"})]
     assert reader.position == 4
+
+
+def driven(steps: Steps[Any], answered: Callable[[Call[Any]], Any]) -> Any:
+    """What the steps return when each call is answered by `answered`."""
+    answer = None
+    while True:
+        try:
+            call = steps.send(answer)
+        except StopIteration as ended:
+            return ended.value
+        answer = answered(call)
+
+
+def test_an_upload_in_parts_goes_on_where_it_was_interrupted(graft: Client, family: Family) -> None:
+    sent: list[str] = []
+
+    def interrupted(call: Call[Any]) -> Any:
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+        return answered(call)
+
+    def answered(call: Call[Any]) -> Any:
+        if call.method == "PUT":
+            sent.append(call.path.partition("/files/")[2])
+        return graft(call)
+
+    with pytest.raises(KeyboardInterrupt):
+        driven(uploads.send("parts/ft0", family.fine_tunes["ft0"], base="tiny/base"), interrupted)
+    begun = next(upload for upload in graft(uploads.listing()) if upload.name == "parts/ft0")
+    told: list[tuple[int, int]] = []
+    again = uploads.send(
+        "parts/ft0",
+        family.fine_tunes["ft0"],
+        base="tiny/base",
+        progress=lambda stage, done, total: told.append((done, total)),
+    )
+    first, sent[:] = list(sent), []
+    version = driven(again, answered)
+    assert version.digest == graft(artifacts.get("tiny/ft0")).digest
+    assert sent
+    assert not set(first) & set(sent)
+    assert graft(uploads.get(begun.id)).version == version.digest
+    assert told[-1][0] == told[-1][1] == begun.size
+    assert graft.run(uploads.send("parts/ft0", family.fine_tunes["ft0"], base="tiny/base")).number == 1
+    graft(uploads.abandon(begun.id))
+    with pytest.raises(UploadNotFound):
+        graft(uploads.get(begun.id))
+
+
+def test_both_clients_run_the_same_steps(url: str, family: Family, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with AsyncClient(url) as graft:
+            sent = await graft.run(uploads.send("steps/a", family.adapters["adapter0"], base="tiny/base"))
+            fetched = await graft.run(downloads.fetch("steps/a", tmp_path / "async"))
+            assert fetched.digest == sent.digest
+            with pytest.raises(SourceNotFound):
+                await graft.run(uploads.send("steps/a", tmp_path / "absent"))
+            with pytest.raises(ArtifactNotFound):
+                await graft.run(downloads.fetch("steps/nobody", tmp_path / "nobody"))
+
+    asyncio.run(story())
+    with Client(url) as graft:
+        graft.run(downloads.fetch("steps/a", tmp_path / "sync"))
+    for name in ("async", "sync"):
+        assert (tmp_path / name / "adapter_model.safetensors").read_bytes() == (
+            family.adapters["adapter0"] / "adapter_model.safetensors"
+        ).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["async", "sync"]
+
+
+def test_what_comes_back_damaged_is_refused(graft: Client, tmp_path: Path) -> None:
+    def damaged(response: httpx.Response) -> bytes:
+        return bytes(len(response.content))
+
+    with pytest.raises(DigestMismatch, match=r"tiny/ft0@v1/\S+ has SHA-256"):
+        driven(
+            downloads.fetch("tiny/ft0", tmp_path / "damaged"),
+            lambda call: graft(replace(call, read=damaged) if call.headers else call),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_and_an_evaluation_by_the_client(graft: Client, tmp_path: Path) -> None:
+    payload = {"name": "merged/nightly", "recipe": RECIPE}
+    made = graft(schedules.create("acme/nightly", "30 2 * * *", "merge", payload, overlap="queue"))
+    assert (made.overlap, made.enabled) == ("queue", True)
+    assert [schedule.name for schedule in graft.pages(schedules.listing(limit=1))] == ["acme/nightly"]
+    assert graft(schedules.pause("acme/nightly")).enabled is False
+    assert graft(schedules.resume("acme/nightly")).enabled is True
+    job = graft(schedules.run("acme/nightly"))
+    assert graft(jobs.made(graft.wait(job.id))).name == "merged/nightly"
+    assert [each.id for each in graft(schedules.jobs("acme/nightly"))] == [job.id]
+    graft(schedules.remove("acme/nightly"))
+    with pytest.raises(ScheduleNotFound):
+        graft(schedules.get("acme/nightly"))
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "one two three"}\n')
+    dataset = graft.run(uploads.send("eval/texts", texts))
+    assert dataset.kind == "dataset"
+    done = graft.wait(graft(evaluations.submit("tiny/base", dataset="eval/texts")).id)
+    found = graft(evaluations.listing("tiny/base"))
+    assert done.result is not None
+    assert done.result["metrics"] == {each.metric: each.value for each in found if each.dataset == "eval/texts@v1"}

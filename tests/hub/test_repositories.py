@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from graftwork.errors import RepositoryExists, StaleCommit
+from graftwork.errors import InvalidRequest, RepositoryExists, StaleCommit, VersionWithdrawn
 from graftwork.registry.commits import Addition, Change, Deletion, commit
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
@@ -66,3 +66,14 @@ def test_main_follows_versions_that_come_by_other_doors(registry: Registry, adap
     assert outcome.view.version is not None
     assert outcome.view.version.number == 2
     assert outcome.view.version.base == imported.base
+
+
+def test_a_repository_goes_once_its_versions_are_withdrawn(registry: Registry, adapter: Path) -> None:
+    registry.repositories.create(LORA, private=False)
+    version = import_source(registry, str(adapter), LORA, base=Ref(BASE))
+    with pytest.raises(InvalidRequest, match=r"withdraw each one first.*acme/lora/versions/v1"):
+        registry.repositories.delete(LORA)
+    registry.marks.withdraw(version, actor="ada", reason="wrong")
+    registry.repositories.delete(LORA)
+    with pytest.raises(VersionWithdrawn):
+        registry.repositories.view(LORA, "v1")

@@ -97,7 +97,7 @@ def test_what_is_not_there_is_named_with_what_is(registry: Registry) -> None:
     with pytest.raises(ArtifactNotFound, match="acme/none"):
         registry.catalog.resolve("acme/none@v1")
     add(registry, "one", aliases=["prod"])
-    for revision in ("v2", "staging", "0" * 8):
+    for revision in ("v2", "v999999999", "v9999999999", "staging", "0" * 8):
         with pytest.raises(RevisionNotFound, match=f"'{revision}'; it has prod, v1"):
             registry.catalog.resolve(f"acme/model@{revision}")
     with pytest.raises(RevisionNotFound):
@@ -106,7 +106,7 @@ def test_what_is_not_there_is_named_with_what_is(registry: Registry) -> None:
 
 def test_ambiguous_digits_are_refused(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = iter(["abcdef01" + "0" * 56, "abcdef01" + "1" * 56])
-    monkeypatch.setattr("graftwork.registry.catalog.manifest_digest", lambda *manifest: next(digests))
+    monkeypatch.setattr("graftwork.registry.registration.manifest_digest", lambda *manifest: next(digests))
     add(registry, "one")
     add(registry, "two")
     with pytest.raises(InvalidReference, match="more digits"):

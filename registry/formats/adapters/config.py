@@ -12,9 +12,9 @@ from pathlib import Path
 from graftwork.errors import InvalidAdapter
 from graftwork.registry.formats.adapters.kinds import Format
 from graftwork.registry.formats.adapters.options import format_of, refuse_options
-from graftwork.registry.formats.config import read_object
+from graftwork.registry.formats.config import ADAPTER_CONFIG_FILE, read_object
 
-CONFIG_FILE = "adapter_config.json"
+CONFIG_FILE = ADAPTER_CONFIG_FILE
 MAX_PATTERN = 256
 MAX_ALPHA = 1e9
 

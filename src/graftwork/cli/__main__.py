@@ -1,5 +1,5 @@
 """`python -m graftwork.cli` is `graft`."""
 
-from graftwork.cli.main import main
+from graftwork.cli.main import start
 
-main(prog_name="graft")
+start()

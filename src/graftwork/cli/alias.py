@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import getpass
-from pathlib import Path
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
 
 from graftwork.api.schemas.aliases import AliasMoveOut, AliasOut
-from graftwork.cli.options import home_option, json_option
+from graftwork.api.schemas.versions import VersionOut
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, digest, print_json, say, show_table, table
-from graftwork.registry.aliases import ANY, Expected
+from graftwork.client import aliases as calls
+from graftwork.client import artifacts
+from graftwork.registry.aliases import ANY
 from graftwork.registry.refs import Name, Ref
-from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
+    from graftwork.registry.registry import Registry
 
 ABSENT = "none"
 
@@ -31,18 +38,23 @@ def alias() -> None:
 
 @alias.command()
 @click.argument("name")
-@home_option
+@place_option
 @json_option
-def ls(name: str, home: Path | None, as_json: bool) -> None:
+def ls(name: str, place: Place, as_json: bool) -> None:
     """List the aliases of an artifact.
 
     \b
     Example:
         graft alias ls acme/support
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        entries = [AliasOut.of(entry) for entry in registry.aliases.get(Name.parse(name)).values()]
-        numbers = {version.digest: version.number for version in registry.catalog.versions(Name.parse(name))}
+    entries, versions = place(
+        lambda registry: (
+            [AliasOut.of(entry) for entry in registry.aliases.get(Name.parse(name)).values()],
+            [VersionOut.of(version) for version in registry.catalog.versions(Name.parse(name))],
+        ),
+        lambda graft: (graft(calls.listing(name)), graft(artifacts.versions(name))),
+    )
+    numbers = {version.digest: version.number for version in versions}
     if as_json:
         print_json(entries)
         return
@@ -62,11 +74,9 @@ def ls(name: str, home: Path | None, as_json: bool) -> None:
 @click.argument("revision")
 @click.option("--expected", help=f"Move it only from this revision ('{ABSENT}': only if it does not exist).")
 @click.option("--reason", default="", help="Kept in the history.")
-@home_option
+@place_option
 @json_option
-def set_(
-    name: str, alias: str, revision: str, expected: str | None, reason: str, home: Path | None, as_json: bool
-) -> None:
+def set_(name: str, alias: str, revision: str, expected: str | None, reason: str, place: Place, as_json: bool) -> None:
     """Point ALIAS of NAME at REVISION (v3, another alias, a digest).
 
     A running server answers new requests with the new version from then on.
@@ -75,46 +85,60 @@ def set_(
     Example:
         graft alias set acme/support prod v3 --expected v2
     """
-    with Registry.open(load_settings(home=home)) as registry:
+
+    def here(registry: Registry) -> tuple[str, str, AliasOut]:
         version = registry.catalog.resolve(Ref.parse(f"{name}@{revision}"))
-        before = _expected(registry, name, expected)
+        before = _expected(expected, lambda other: registry.catalog.resolve(f"{name}@{other}").digest, ANY)
         entry = registry.aliases.set(
             version.name, alias, version.digest, expected=before, actor=_actor(), reason=reason
         )
-    print_json(AliasOut.of(entry)) if as_json else say(f"{version.name}@{alias} is {version.ref} now.")
+        return str(version.name), version.ref, AliasOut.of(entry)
+
+    def there(graft: Client) -> tuple[str, str, AliasOut]:
+        version = graft(artifacts.version(f"{name}@{revision}"))
+        before = _expected(expected, lambda other: graft(artifacts.version(f"{name}@{other}")).digest, calls.ANYWHERE)
+        moved = calls.move(version.name, alias, version.digest, expected=before, reason=reason)
+        return version.name, version.ref, graft(moved)
+
+    artifact, ref, entry = place(here, there)
+    print_json(entry) if as_json else say(f"{artifact}@{alias} is {ref} now.")
 
 
 @alias.command()
 @click.argument("name")
 @click.argument("alias")
 @click.option("--reason", default="", help="Kept in the history.")
-@home_option
-def rm(name: str, alias: str, reason: str, home: Path | None) -> None:
+@place_option
+def rm(name: str, alias: str, reason: str, place: Place) -> None:
     """Remove ALIAS of NAME; its history stays.
 
     \b
     Example:
         graft alias rm acme/support beta
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        registry.aliases.delete(Name.parse(name), alias, actor=_actor(), reason=reason)
+    place(
+        lambda registry: registry.aliases.delete(Name.parse(name), alias, actor=_actor(), reason=reason),
+        lambda graft: graft(calls.remove(name, alias, reason=reason)),
+    )
     say(f"{name}@{alias} is no more.")
 
 
 @alias.command()
 @click.argument("name")
 @click.argument("alias")
-@home_option
+@place_option
 @json_option
-def history(name: str, alias: str, home: Path | None, as_json: bool) -> None:
+def history(name: str, alias: str, place: Place, as_json: bool) -> None:
     """List every move of ALIAS of NAME, oldest first.
 
     \b
     Example:
         graft alias history acme/support prod
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        moves = [AliasMoveOut.of(move) for move in registry.aliases.history(Name.parse(name), alias)]
+    moves = place(
+        lambda registry: [AliasMoveOut.of(move) for move in registry.aliases.history(Name.parse(name), alias)],
+        lambda graft: graft(calls.history(name, alias)),
+    )
     if as_json:
         print_json(moves)
         return
@@ -126,10 +150,11 @@ def history(name: str, alias: str, home: Path | None, as_json: bool) -> None:
     show_table(grid)
 
 
-def _expected(registry: Registry, name: str, revision: str | None) -> str | Expected | None:
+def _expected(revision: str | None, digest_of: Callable[[str], str], anywhere: Any) -> Any:
+    """The digest that the alias has to be at, None where it must not exist, or `anywhere`."""
     if revision is None:
-        return ANY
-    return None if revision == ABSENT else registry.catalog.resolve(Ref.parse(f"{name}@{revision}")).digest
+        return anywhere
+    return None if revision == ABSENT else digest_of(revision)
 
 
 def _actor() -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -13,11 +12,15 @@ from rich.text import Text
 from graftwork.api.schemas.artifacts import ArtifactOut
 from graftwork.api.schemas.versions import VersionDetail
 from graftwork.cli.evaluating import show_evaluations
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, console, count, digest, kind, print_json, say, show_table, size, table
-from graftwork.registry.registry import Registry
+from graftwork.client import artifacts as calls
 from graftwork.registry.versions import Kind
-from graftwork.settings import load_settings
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
+    from graftwork.registry.registry import Registry
 
 PAGE = 500
 
@@ -26,9 +29,9 @@ PAGE = 500
 @click.argument("search", required=False)
 @click.option("--kind", "wanted", type=click.Choice([kind.value for kind in Kind]), help="Only artifacts of this kind.")
 @click.option("--namespace", help="Only artifacts of this namespace.")
-@home_option
+@place_option
 @json_option
-def ls(search: str | None, wanted: str | None, namespace: str | None, home: Path | None, as_json: bool) -> None:
+def ls(search: str | None, wanted: str | None, namespace: str | None, place: Place, as_json: bool) -> None:
     """List what the registry holds.
 
     SEARCH is a part of a name.
@@ -37,7 +40,8 @@ def ls(search: str | None, wanted: str | None, namespace: str | None, home: Path
     Example:
         graft ls --kind adapter
     """
-    with Registry.open(load_settings(home=home)) as registry:
+
+    def here(registry: Registry) -> tuple[list[ArtifactOut], dict[str, str]]:
         found: list[ArtifactOut] = []
         while page := registry.catalog.list(
             kind=Kind(wanted) if wanted else None,
@@ -47,7 +51,16 @@ def ls(search: str | None, wanted: str | None, namespace: str | None, home: Path
             after=found[-1].name if found else None,
         ):
             found += [ArtifactOut.of(artifact) for artifact in page]
-        bases = {} if as_json else _names(registry, {artifact.base for artifact in found if artifact.base})
+        digests = {artifact.base for artifact in found if artifact.base}
+        return found, {digest: str(registry.catalog.by_digest(digest).name) for digest in digests}
+
+    def there(graft: Client) -> tuple[list[ArtifactOut], dict[str, str]]:
+        found = list(graft.pages(calls.listing(kind=wanted, namespace=namespace, search=search, limit=PAGE)))
+        children = {artifact.base: artifact for artifact in found if artifact.base}
+        parents = [parent for child in children.values() for parent in graft(calls.resolve(child.name)).parents]
+        return found, {parent.digest: parent.ref.partition("@")[0] for parent in parents if parent.ref}
+
+    found, bases = place(here, there)
     if as_json:
         print_json(found)
     elif found:
@@ -60,9 +73,9 @@ def ls(search: str | None, wanted: str | None, namespace: str | None, home: Path
 
 @click.command()
 @click.argument("ref")
-@home_option
+@place_option
 @json_option
-def show(ref: str, home: Path | None, as_json: bool) -> None:
+def show(ref: str, place: Place, as_json: bool) -> None:
     """Show one version: its files, tensors and parents.
 
     REF is NS/NAME (the newest), NS/NAME@ALIAS, NS/NAME@v3, or NS/NAME@ and the start of a digest.
@@ -71,13 +84,11 @@ def show(ref: str, home: Path | None, as_json: bool) -> None:
     Example:
         graft show acme/support@prod
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        version = VersionDetail.read(registry, registry.catalog.resolve(ref))
+    version = place(
+        lambda registry: VersionDetail.read(registry, registry.catalog.resolve(ref)),
+        lambda graft: graft(calls.resolve(ref)),
+    )
     print_json(version) if as_json else _show(version)
-
-
-def _names(registry: Registry, digests: set[str]) -> dict[str, str]:
-    return {digest: str(registry.catalog.by_digest(digest).name) for digest in digests}
 
 
 def _list(found: list[ArtifactOut], bases: dict[str, str]) -> None:

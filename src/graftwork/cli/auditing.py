@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 from rich.text import Text
 
 from graftwork.api.schemas.audit import AuditOut
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, print_json, say, show_table, table
-from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings
+from graftwork.client import tenants as calls
 
 
 @click.command()
@@ -20,7 +20,7 @@ from graftwork.settings import load_settings
 @click.option("--action", help="Only this, such as alias.move, or only alias.")
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="How many to list.")
 @click.option("--before", type=click.IntRange(1), metavar="ID", help="Go on from this entry.")
-@home_option
+@place_option
 @json_option
 def audit(
     target: str | None,
@@ -28,7 +28,7 @@ def audit(
     action: str | None,
     limit: int,
     before: int | None,
-    home: Path | None,
+    place: Place,
     as_json: bool,
 ) -> None:
     """List who changed what, newest first.
@@ -39,9 +39,11 @@ def audit(
     Example:
         graft audit acme/support --action alias
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        entries = registry.audit.entries(target=target, actor=actor, action=action, limit=limit, before=before)
-        found = [AuditOut.of(entry) for entry in entries]
+    wanted: dict[str, Any] = {"target": target, "actor": actor, "action": action, "limit": limit, "before": before}
+    found = place(
+        lambda registry: [AuditOut.of(entry) for entry in registry.audit.entries(**wanted)],
+        lambda graft: graft(calls.audit(**wanted)),
+    )
     if as_json:
         print_json(found)
         return

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import local_option
 from graftwork.cli.render import count, print_json, say, show_table, size, table
 from graftwork.settings import load_settings
 
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How long bytes stay that nobody uses, twice [default: GRAFTWORK_GC_GRACE_SECONDS, a day].",
 )
-@home_option
+@local_option
 @json_option
 def gc(apply: bool, grace: int | None, home: Path | None, as_json: bool) -> None:
     """Delete bytes that nothing refers to any more.
 
     What no version, upload or draft refers to and nobody used for the grace period is condemned, and what stayed
     condemned for another one is deleted: the files of versions that were withdrawn, and what interrupted imports left.
+    So are uploads in parts that nobody goes on with.
     Without --apply nothing is changed.
 
     \b
@@ -43,7 +45,8 @@ def gc(apply: bool, grace: int | None, home: Path | None, as_json: bool) -> None
 
     settings = load_settings(home=home)
     with Registry.open(settings) as registry:
-        report = collect(registry, apply=apply, grace=settings.gc_grace_seconds if grace is None else grace)
+        seconds = settings.gc_grace_seconds if grace is None else grace
+        report = collect(registry, apply=apply, grace=seconds, idle=settings.upload_seconds)
     if as_json:
         print_json({**asdict(report), "freed": report.freed})
     else:

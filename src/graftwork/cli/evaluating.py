@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from graftwork.api.schemas.evaluations import EvaluationOut
-from graftwork.cli.bars import progress_bars
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.bars import progress_bars, told
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import digest, print_json, say, show_table, table
-from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings
+from graftwork.client import evaluations as calls
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
+    from graftwork.registry.registry import Registry
 
 
 @click.command()
@@ -21,7 +25,7 @@ from graftwork.settings import load_settings
 @click.option("--evaluator", metavar="NAME", help="Evaluate by this command of the setting evaluators.")
 @click.option("--metric", "metrics", multiple=True, metavar="METRIC", help="Only this metric; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Use the first N examples of the dataset.")
-@home_option
+@place_option
 @json_option
 def evaluate(
     ref: str,
@@ -29,7 +33,7 @@ def evaluate(
     evaluator: str | None,
     metrics: tuple[str, ...],
     limit: int | None,
-    home: Path | None,
+    place: Place,
     as_json: bool,
 ) -> None:
     """Measure a version on a dataset or by a command.
@@ -42,24 +46,35 @@ def evaluate(
     Example:
         graft evaluate acme/support@prod --dataset acme/questions
     """
-    from graftwork.merge.evaluation.by_version import evaluate as measure
     from graftwork.merge.evaluation.yardstick import Yardstick
 
     if (dataset is None) == (evaluator is None):
         raise click.UsageError("give --dataset or --evaluator, one of them.")
     if evaluator is not None and limit is not None:
         raise click.UsageError("--limit belongs to --dataset.")
-    settings = load_settings(home=home)
     yardstick = Yardstick(dataset=dataset, evaluator=evaluator, limit=limit)
-    with Registry.open(settings) as registry, progress_bars() as progress:
-        version = registry.catalog.resolve(ref)
-        found = measure(registry, settings, version, yardstick, metrics, progress=progress)
+    with progress_bars() as progress:
+
+        def here(registry: Registry) -> dict[str, Any]:
+            from graftwork.merge.evaluation.by_version import evaluate as measure
+
+            version = registry.catalog.resolve(ref)
+            found = measure(registry, place.settings, version, yardstick, metrics, progress=progress)
+            return {"ref": version.ref, "digest": version.digest, "known": found.known, "metrics": dict(found.metrics)}
+
+        def there(graft: Client) -> dict[str, Any]:
+            job = graft(calls.submit(ref, dataset=dataset, evaluator=evaluator, metrics=metrics, limit=limit))
+            result = graft.wait(job.id, told(progress)).result or {}
+            known = {"known": result["found"], "metrics": result["metrics"]}
+            return {"ref": result["ref"], "digest": result["digest"], **known}
+
+        found = place(here, there)
     if as_json:
-        print_json({"ref": version.ref, "digest": version.digest, "known": found.known, "metrics": dict(found.metrics)})
+        print_json(found)
         return
-    for metric, value in found.metrics.items():
-        before = " (measured before)" if found.known else ""
-        say(f"{version.ref} {metric} {value:.6g} on {yardstick.label}{before}")
+    for metric, value in found["metrics"].items():
+        before = " (measured before)" if found["known"] else ""
+        say(f"{found['ref']} {metric} {value:.6g} on {yardstick.label}{before}")
 
 
 def show_evaluations(found: Sequence[EvaluationOut]) -> None:

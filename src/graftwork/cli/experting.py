@@ -11,7 +11,8 @@ import click
 from graftwork.adapters.experts.mixture import Mixture, Part, parse_mixture
 from graftwork.adapters.experts.published import read_published
 from graftwork.api.schemas.versions import VersionOut
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import local_option
 from graftwork.cli.render import count, print_json, say
 from graftwork.errors import InvalidRequest
 from graftwork.registry.expert_sets import Member, create_expert_set
@@ -71,7 +72,7 @@ def experts() -> None:
 )
 @click.option("--base", help="The registered base it belongs on [default: that of its members].")
 @click.option("--alias", "aliases", multiple=True, help="Point this alias at it; may be repeated.")
-@home_option
+@local_option
 @json_option
 def create(
     name: str,
@@ -121,7 +122,7 @@ def create(
 @click.option("--name", required=True, help="NAMESPACE/NAME to register it under.")
 @click.option("--base", required=True, help="The registered base it belongs on, as NAME, NAME@ALIAS or NAME@v3.")
 @click.option("--alias", "aliases", multiple=True, help="Point this alias at it; may be repeated.")
-@home_option
+@local_option
 @json_option
 def import_(source: Path, name: str, base: str, aliases: tuple[str, ...], home: Path | None, as_json: bool) -> None:
     """Register a trained mixture of LoRA experts: SMoRA, MoLA, or PEFT's Poly and MHR.

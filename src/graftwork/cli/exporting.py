@@ -8,8 +8,10 @@ import click
 
 from graftwork.api.schemas.versions import VersionOut
 from graftwork.cli.bars import progress_bars
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, local_option, place_option
 from graftwork.cli.render import count, print_json, say, size
+from graftwork.client import downloads as calls
 from graftwork.registry import snapshots
 from graftwork.registry.registry import Registry
 from graftwork.settings import load_settings
@@ -18,9 +20,9 @@ from graftwork.settings import load_settings
 @click.command()
 @click.argument("ref")
 @click.argument("folder", type=click.Path(path_type=Path))
-@home_option
+@place_option
 @json_option
-def export(ref: str, folder: Path, home: Path | None, as_json: bool) -> None:
+def export(ref: str, folder: Path, place: Place, as_json: bool) -> None:
     """Write a version's files to a folder.
 
     FOLDER is empty or does not exist yet.
@@ -29,18 +31,23 @@ def export(ref: str, folder: Path, home: Path | None, as_json: bool) -> None:
     Example:
         graft export acme/support@prod ./support
     """
-    with Registry.open(load_settings(home=home)) as registry, progress_bars() as progress:
-        version = registry.catalog.resolve(ref)
-        snapshots.export(registry, version, folder, progress)
+    with progress_bars() as progress:
+
+        def here(registry: Registry) -> VersionOut:
+            version = registry.catalog.resolve(ref)
+            snapshots.export(registry, version, folder, progress)
+            return VersionOut.of(version)
+
+        version = place(here, lambda graft: graft.run(calls.fetch(ref, folder, progress=progress)))
     if as_json:
-        print_json(VersionOut.of(version))
+        print_json(version)
     else:
         say(f"{version.ref} is in {folder}: {count(len(version.files), 'file')}, {size(version.size)}.")
 
 
 @click.command()
 @click.argument("ref")
-@home_option
+@local_option
 @json_option
 def verify(ref: str, home: Path | None, as_json: bool) -> None:
     """Hash a version's files again and compare.

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from graftwork.api.schemas.versions import VersionOut
 from graftwork.cli.bars import progress_bars
-from graftwork.cli.options import home_option, json_option, parse_bytes
+from graftwork.cli.options import json_option, parse_bytes
+from graftwork.cli.place import local_option
 from graftwork.cli.render import count, print_json, say, show_table, size, table
 from graftwork.merge.extract import extract as extraction
 from graftwork.merge.extract.extraction import DELTA_DTYPES
@@ -31,7 +32,7 @@ LISTED = 12
 @click.option("--name", help="NAMESPACE/NAME to register the result under.")
 @click.option("--alias", "aliases", multiple=True, help="Point this alias at the result; may be repeated.")
 @click.option("--memory", callback=parse_bytes, metavar="SIZE", help="What it may hold in buffers, such as 256MB.")
-@home_option
+@local_option
 @json_option
 def extract(
     model: str,

@@ -11,9 +11,10 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from graftwork.adapters.duplicates import Products, products
-from graftwork.adapters.inspection import AdapterReport, ModuleReport, inspect, shapes_of
-from graftwork.cli.options import home_option, json_option
+from graftwork.adapters.inspection.duplicates import Products, products
+from graftwork.adapters.inspection.inspection import AdapterReport, ModuleReport, inspect, shapes_of
+from graftwork.cli.options import json_option
+from graftwork.cli.place import local_option
 from graftwork.cli.render import console, count, print_json, say, show_table, table
 from graftwork.errors import InvalidRequest
 from graftwork.registry.formats.peft import CONFIG_FILE, AdapterLayout, read_adapter
@@ -55,7 +56,7 @@ def adapters() -> None:
     show_default=True,
     help="From which cosine on another adapter is a near-duplicate; 1 looks for none.",
 )
-@home_option
+@local_option
 @json_option
 def inspect_(ref: str, every: bool, similar: float, home: Path | None, as_json: bool) -> None:
     """Show the spectrum, the norms and the effective rank of an adapter, and its near-duplicates.

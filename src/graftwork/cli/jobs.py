@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 import click
 from rich.text import Text
 
 from graftwork.api.schemas.jobs import JobOut
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, print_json, say, show_table, state, table
-from graftwork.registry.job_events import EventKind, JobEvent
+from graftwork.client import jobs as calls
+from graftwork.client.events import Event
+from graftwork.registry.job_events import EventKind
 from graftwork.registry.jobs import ENDED
 from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings
 
 FOLLOW_SECONDS = 0.2
 
@@ -24,9 +27,9 @@ FOLLOW_SECONDS = 0.2
 @click.option("--cancel", is_flag=True, help="Cancel the job ID.")
 @click.option("--follow", is_flag=True, help="Print what happens to the job ID until it ends.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="How many to list.")
-@home_option
+@place_option
 @json_option
-def jobs(job_id: str | None, cancel: bool, follow: bool, limit: int, home: Path | None, as_json: bool) -> None:
+def jobs(job_id: str | None, cancel: bool, follow: bool, limit: int, place: Place, as_json: bool) -> None:
     """List jobs, show one, follow or cancel it.
 
     \b
@@ -35,14 +38,19 @@ def jobs(job_id: str | None, cancel: bool, follow: bool, limit: int, home: Path 
     """
     if (cancel or follow) and job_id is None:
         raise click.UsageError(f"--{'cancel' if cancel else 'follow'} needs the ID of a job.")
-    with Registry.open(load_settings(home=home)) as registry:
-        if job_id is not None:
-            if follow:
-                _follow(registry, job_id)
-            job = registry.jobs.cancel(job_id) if cancel else registry.jobs.get(job_id)
-            found = [JobOut.of(job)]
-        else:
-            found = [JobOut.of(job) for job in registry.jobs.list(limit=limit)]
+    if job_id is None:
+        found = place(
+            lambda registry: [JobOut.of(job) for job in registry.jobs.list(limit=limit)],
+            lambda graft: graft(calls.listing(limit=limit)),
+        )
+    else:
+        if follow:
+            place(lambda registry: _follow(_events(registry, job_id)), lambda graft: _follow(graft.events(job_id)))
+        job = place(
+            lambda registry: JobOut.of(registry.jobs.cancel(job_id) if cancel else registry.jobs.get(job_id)),
+            lambda graft: graft(calls.cancel(job_id) if cancel else calls.get(job_id)),
+        )
+        found = [job]
     if as_json:
         print_json(found[0] if job_id is not None else found)
     elif found:
@@ -51,20 +59,26 @@ def jobs(job_id: str | None, cancel: bool, follow: bool, limit: int, home: Path 
         say("There are no jobs.")
 
 
-def _follow(registry: Registry, job_id: str) -> None:
+def _follow(events: Iterable[Event]) -> None:
+    for event in events:
+        say(f"{datetime.fromisoformat(event.data['at']):%H:%M:%S} {_told(event)}")
+
+
+def _events(registry: Registry, job_id: str) -> Iterator[Event]:
+    """What a server streams of a job."""
     position = 0
     while True:
         ended = registry.jobs.get(job_id).state in ENDED
         for event in registry.job_events.after(job_id, position):
             position = event.id
-            say(f"{event.happened_at:%H:%M:%S} {_told(event)}")
+            yield Event(event.id, event.kind, {**event.data, "at": event.happened_at.isoformat()})
         if ended:
             return
         time.sleep(FOLLOW_SECONDS)
 
 
-def _told(event: JobEvent) -> str:
-    match event.kind:
+def _told(event: Event) -> str:
+    match EventKind(event.kind):
         case EventKind.LOG:
             return str(event.data["text"])
         case EventKind.PROGRESS:

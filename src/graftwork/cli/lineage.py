@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import click
 from rich.text import Text
 from rich.tree import Tree
 
 from graftwork.api.schemas.lineage import EdgeOut, LineageOut, NodeOut
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import KIND_STYLES, console, print_json
+from graftwork.client import artifacts as calls
 from graftwork.registry.lineage import Direction
 from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings
 
 
 @click.command()
@@ -25,7 +25,7 @@ from graftwork.settings import load_settings
 @click.option(
     "--relation", "relations", multiple=True, help="Follow only this relation, such as merge_input; may be repeated."
 )
-@home_option
+@place_option
 @json_option
 def lineage(
     ref: str,
@@ -33,7 +33,7 @@ def lineage(
     down: bool,
     depth: int | None,
     relations: tuple[str, ...],
-    home: Path | None,
+    place: Place,
     as_json: bool,
 ) -> None:
     """Draw what a version was made from and what was made from it.
@@ -45,9 +45,12 @@ def lineage(
         graft lineage acme/support@prod --up
     """
     direction: Direction = "both" if up == down else "up" if up else "down"
-    with Registry.open(load_settings(home=home)) as registry:
+
+    def here(registry: Registry) -> LineageOut:
         version = registry.lineage.find(ref)
-        graph = LineageOut.of(version, registry.lineage.graph(version.digest, depth, direction, relations=relations))
+        return LineageOut.of(version, registry.lineage.graph(version.digest, depth, direction, relations=relations))
+
+    graph = place(here, lambda graft: graft(calls.lineage(ref, direction=direction, depth=depth, relations=relations)))
     if as_json:
         print_json(graph)
         return

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
 
 from graftwork.api.schemas.marks import MarkOut, QuarantineOut
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, count, print_json, say, show_table, table
+from graftwork.client import artifacts
+from graftwork.client import marks as calls
 from graftwork.registry.marks import Mark
-from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
+    from graftwork.registry.registry import Registry
 
 
 @click.command()
 @click.argument("ref")
 @click.option("--reason", required=True, help="What is wrong with it; whoever asks for it is told.")
-@home_option
+@place_option
 @json_option
-def quarantine(ref: str, reason: str, home: Path | None, as_json: bool) -> None:
+def quarantine(ref: str, reason: str, place: Place, as_json: bool) -> None:
     """Stop a version, and all that was made of it, from being served and merged.
 
     A running server stops within a second. Aliases stay where they are, and are listed: move them to versions that are
@@ -32,10 +37,13 @@ def quarantine(ref: str, reason: str, home: Path | None, as_json: bool) -> None:
     Example:
         graft quarantine acme/poisoned@v1 --reason "trained on a poisoned dataset"
     """
-    with Registry.open(load_settings(home=home)) as registry:
+
+    def here(registry: Registry) -> QuarantineOut:
         version = registry.catalog.resolve(ref)
         marked = registry.marks.quarantine(version, actor=getpass.getuser(), reason=reason)
-        done = QuarantineOut.of(marked, registry.marks.pointers(version))
+        return QuarantineOut.of(marked, registry.marks.pointers(version))
+
+    done = place(here, lambda graft: graft(calls.quarantine(ref, reason=reason)))
     if as_json:
         print_json(done)
         return
@@ -48,9 +56,9 @@ def quarantine(ref: str, reason: str, home: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("ref")
 @click.option("--reason", default="", help="Kept in the audit log.")
-@home_option
+@place_option
 @json_option
-def lift(ref: str, reason: str, home: Path | None, as_json: bool) -> None:
+def lift(ref: str, reason: str, place: Place, as_json: bool) -> None:
     """End the quarantine of a version and of what was made of it.
 
     What is quarantined because of another version, too, stays quarantined.
@@ -59,10 +67,13 @@ def lift(ref: str, reason: str, home: Path | None, as_json: bool) -> None:
     Example:
         graft lift acme/support@v3 --reason "the report was wrong"
     """
-    with Registry.open(load_settings(home=home)) as registry:
+
+    def here(registry: Registry) -> list[MarkOut]:
         version = registry.catalog.resolve(ref)
         cleared = registry.marks.lift(version, actor=getpass.getuser(), reason=reason)
-        found = [MarkOut.of(entry) for entry in cleared]
+        return [MarkOut.of(entry) for entry in cleared]
+
+    found = place(here, lambda graft: graft(calls.lift(ref, reason=reason)))
     if as_json:
         print_json(found)
     else:
@@ -73,8 +84,8 @@ def lift(ref: str, reason: str, home: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("ref")
 @click.option("--reason", default="", help="Whoever asks for it is told.")
-@home_option
-def withdraw(ref: str, reason: str, home: Path | None) -> None:
+@place_option
+def withdraw(ref: str, reason: str, place: Place) -> None:
     """Delete a version: its files go with a later 'graft gc'.
 
     It stays in the lineage. While an alias or another version refers to it, it cannot be deleted.
@@ -83,28 +94,39 @@ def withdraw(ref: str, reason: str, home: Path | None) -> None:
     Example:
         graft withdraw acme/poisoned@v1 --reason "trained on a poisoned dataset"
     """
-    with Registry.open(load_settings(home=home)) as registry:
+
+    def here(registry: Registry) -> str:
         version = registry.catalog.resolve(ref)
         registry.marks.withdraw(version, actor=getpass.getuser(), reason=reason)
-    say(f"{version.ref} is withdrawn.")
+        return version.ref
+
+    def there(graft: Client) -> str:
+        version = graft(artifacts.version(ref))
+        graft(calls.withdraw(version.ref, reason=reason))
+        return version.ref
+
+    say(f"{place(here, there)} is withdrawn.")
 
 
 @click.command()
 @click.option("--mark", type=click.Choice([mark.value for mark in Mark]), help="Only these.")
 @click.option("--by-hand", is_flag=True, help="Without what a quarantine spread to.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many to list.")
-@home_option
+@place_option
 @json_option
-def marks(mark: str | None, by_hand: bool, limit: int, home: Path | None, as_json: bool) -> None:
+def marks(mark: str | None, by_hand: bool, limit: int, place: Place, as_json: bool) -> None:
     """List what is quarantined and what was withdrawn.
 
     \b
     Example:
         graft marks --mark quarantined
     """
-    with Registry.open(load_settings(home=home)) as registry:
+
+    def here(registry: Registry) -> list[MarkOut]:
         entries = registry.marks.entries(None if mark is None else Mark(mark), limit, by_hand=by_hand)
-        found = [MarkOut.of(entry) for entry in entries]
+        return [MarkOut.of(entry) for entry in entries]
+
+    found = place(here, lambda graft: graft(calls.listing(mark=mark, by_hand=by_hand, limit=limit)))
     if as_json:
         print_json(found)
     elif found:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from graftwork.cli.bars import progress_bars
-from graftwork.cli.options import home_option, json_option, parse_bytes
+from graftwork.cli.bars import progress_bars, told
+from graftwork.cli.options import json_option, parse_bytes
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import console, count, print_json, say, size
 from graftwork.merge import run
 from graftwork.merge.plan import plan as plan_merge
 from graftwork.merge.recipe import Recipe, load_recipe
-from graftwork.settings import Settings, load_settings
+from graftwork.settings import EXECUTOR_CHOICES, Settings
 
 if TYPE_CHECKING:
+    from graftwork.api.schemas.versions import VersionOut
+    from graftwork.client import Client
     from graftwork.registry.registry import Registry
 
 
@@ -31,7 +35,11 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(1), metavar="N", help="How many threads to use [default: one a processor]."
 )
-@home_option
+@click.option(
+    "--executor", type=click.Choice(EXECUTOR_CHOICES), help="Where it is computed [default: GRAFTWORK_EXECUTOR, local]."
+)
+@click.option("--device", metavar="DEVICE", help="cpu, or a GPU such as cuda [default: GRAFTWORK_DEVICE, cpu].")
+@place_option
 @json_option
 def merge(
     recipe: Path,
@@ -41,7 +49,9 @@ def merge(
     only_plan: bool,
     memory: int | None,
     threads: int | None,
-    home: Path | None,
+    executor: str | None,
+    device: str | None,
+    place: Place,
     as_json: bool,
 ) -> None:
     """Merge models as a recipe says.
@@ -55,14 +65,19 @@ def merge(
     """
     if out_dir is not None and (name or aliases):
         raise click.UsageError("--name and --alias are for a result that is registered: leave OUT_DIR out.")
-    settings = load_settings(home=home, memory=memory, threads=threads)
+    chosen = {"memory": memory, "threads": threads, "executor": executor, "device": device}
+    given: dict[str, Any] = {option: value for option, value in chosen.items() if value is not None}
+    for option, is_given in {"OUT_DIR": out_dir, "--plan": only_plan, **{f"--{key}": True for key in given}}.items():
+        if is_given:
+            place.refuse(f"{option} does")
+    settings = replace(place.settings, **given)
     wanted = _with_aliases(load_recipe(recipe), aliases)
     if only_plan:
         _print_plan(wanted, out_dir, settings, as_json)
     elif out_dir is not None:
         _to_folder(wanted, out_dir, settings, as_json)
     else:
-        _to_registry(wanted, name, settings, as_json)
+        _to_registry(wanted, name, replace(place, settings=settings), as_json)
 
 
 def _with_aliases(recipe: Recipe, aliases: tuple[str, ...]) -> Recipe:
@@ -100,14 +115,23 @@ def _to_folder(recipe: Recipe, out: Path, settings: Settings, as_json: bool) -> 
         say(f"{out} is ready: {count(len(sizes), 'file')}, {size(sum(sizes))}.")
 
 
-def _to_registry(recipe: Recipe, name: str | None, settings: Settings, as_json: bool) -> None:
+def _to_registry(recipe: Recipe, name: str | None, place: Place, as_json: bool) -> None:
     from graftwork.api.schemas.versions import VersionOut
-    from graftwork.registry.registry import Registry
+    from graftwork.client import jobs as calls
 
-    with Registry.open(settings) as registry, progress_bars() as progress:
-        version = run.merge(recipe, registry=registry, settings=settings, progress=progress, name=name)
+    with progress_bars() as progress:
+
+        def here(registry: Registry) -> VersionOut:
+            settings = place.settings
+            return VersionOut.of(run.merge(recipe, registry=registry, settings=settings, progress=progress, name=name))
+
+        def there(graft: Client) -> VersionOut:
+            job = graft(calls.merge(recipe.model_dump(mode="json", exclude_defaults=True), name=name))
+            return graft(calls.made(graft.wait(job.id, told(progress))))
+
+        version = place(here, there)
     if as_json:
-        print_json(VersionOut.of(version))
+        print_json(version)
     else:
         say(f"{version.ref} ({version.kind}, {size(version.size)}) {version.digest[:12]}")
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import getpass
-from pathlib import Path
+from typing import Any
 
 import click
 from rich.text import Text
 
 from graftwork.api.schemas.quotas import QuotaOut
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import print_json, say, show_table, table
+from graftwork.client import tenants as calls
 from graftwork.errors import InvalidSetting
-from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings, parse_size
+from graftwork.settings import parse_size
 
 
 @click.group()
@@ -32,9 +33,9 @@ def quotas() -> None:
 @click.option(
     "--versions", type=click.IntRange(0), metavar="N", help="Of all artifacts together [default: any number]."
 )
-@home_option
+@place_option
 @json_option
-def set_quota(namespace: str, size: str | None, versions: int | None, home: Path | None, as_json: bool) -> None:
+def set_quota(namespace: str, size: str | None, versions: int | None, place: Place, as_json: bool) -> None:
     """Say what a namespace may hold; without options, anything. What it holds already stays.
 
     \b
@@ -45,23 +46,28 @@ def set_quota(namespace: str, size: str | None, versions: int | None, home: Path
         most = None if size is None else parse_size(size)
     except ValueError as error:
         raise InvalidSetting(name="--bytes", value=size, expected=error) from None
-    with Registry.open(load_settings(home=home)) as registry:
-        quota = registry.quotas.set(namespace, max_bytes=most, max_versions=versions, actor=getpass.getuser())
-    _show([QuotaOut.of(quota)], as_json)
+    limits: dict[str, Any] = {"max_bytes": most, "max_versions": versions}
+    quota = place(
+        lambda registry: QuotaOut.of(registry.quotas.set(namespace, **limits, actor=getpass.getuser())),
+        lambda graft: graft(calls.set_quota(namespace, **limits)),
+    )
+    _show([quota], as_json)
 
 
 @quotas.command("ls")
-@home_option
+@place_option
 @json_option
-def ls(home: Path | None, as_json: bool) -> None:
+def ls(place: Place, as_json: bool) -> None:
     """List the namespaces that have a quota.
 
     \b
     Example:
         graft quotas ls
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        found = [QuotaOut.of(quota) for quota in registry.quotas.list()]
+    found = place(
+        lambda registry: [QuotaOut.of(quota) for quota in registry.quotas.list()],
+        lambda graft: graft(calls.quotas()),
+    )
     _show(found, as_json)
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
 
 from graftwork.api.schemas.rebuilds import RebuildPlanOut
-from graftwork.cli.bars import progress_bars
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.bars import progress_bars, told
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import print_json, say, show_table, table
-from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings
+from graftwork.client import marks as calls
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
+    from graftwork.merge.rebuild.plan import Rebuild
+    from graftwork.registry.registry import Registry
+    from graftwork.settings import Settings
 
 
 @click.command()
@@ -24,7 +29,7 @@ from graftwork.settings import load_settings
 @click.option("--replace-by", metavar="REF", help="Put this version in its place.")
 @click.option("--move-aliases", is_flag=True, help="Point the aliases at what was rebuilt.")
 @click.option("--dry-run", is_flag=True, help="Say what would be rebuilt, and what cannot be, and do nothing.")
-@home_option
+@place_option
 @json_option
 def rebuild(
     ref: str,
@@ -32,7 +37,7 @@ def rebuild(
     replace_by: str | None,
     move_aliases: bool,
     dry_run: bool,
-    home: Path | None,
+    place: Place,
     as_json: bool,
 ) -> None:
     """Make everything that was made of a version again, without it.
@@ -46,30 +51,47 @@ def rebuild(
     """
     if leave_out == (replace_by is not None):
         raise click.UsageError("Say either --without or --replace-by REF.")
-    settings = load_settings(home=home)
-    with Registry.open(settings) as registry:
-        from graftwork.merge.jobs.kinds.rebuild import find_rebuild, result_of
-        from graftwork.merge.rebuild.carry_out import carry_out
+    if dry_run:
+        plan = place(
+            lambda registry: RebuildPlanOut.of(_find(registry, place.settings, ref, replace_by)),
+            lambda graft: graft(calls.plan_rebuild(ref, replace_by=replace_by)),
+        )
+        print_json(plan) if as_json else _show([step.model_dump() for step in plan.steps])
+        return
+    with progress_bars() as progress:
 
-        planned = find_rebuild(registry, settings, ref, replace_by)
-        if dry_run:
-            plan = RebuildPlanOut.of(planned)
-            print_json(plan) if as_json else _show([step.model_dump() for step in plan.steps])
-            return
-        with progress_bars() as progress:
+        def here(registry: Registry) -> Mapping[str, Any]:
+            from graftwork.merge.jobs.kinds.rebuild import result_of
+            from graftwork.merge.rebuild.carry_out import carry_out
+
             outcomes = carry_out(
-                planned,
+                _find(registry, place.settings, ref, replace_by),
                 registry=registry,
-                settings=settings,
+                settings=place.settings,
                 move_aliases=move_aliases,
                 actor=getpass.getuser(),
                 progress=progress,
             )
-        result = result_of(outcomes)
+            return result_of(outcomes)
+
+        def there(graft: Client) -> Mapping[str, Any]:
+            planned = graft(calls.plan_rebuild(ref, replace_by=replace_by))
+            if not planned.rebuilt:
+                return planned.model_dump(include={"rebuilt", "not_rebuilt", "steps"})
+            job = graft(calls.rebuild(ref, replace_by=replace_by, move_aliases=move_aliases))
+            return graft.wait(job.id, told(progress)).result or {}
+
+        result = place(here, there)
     if as_json:
         print_json(result)
     else:
         _show(result["steps"])
+
+
+def _find(registry: Registry, settings: Settings, ref: str, replace_by: str | None) -> Rebuild:
+    from graftwork.merge.jobs.kinds.rebuild import find_rebuild
+
+    return find_rebuild(registry, settings, ref, replace_by)
 
 
 def _show(steps: Sequence[Mapping[str, Any]]) -> None:

@@ -1,17 +1,22 @@
-"""Tables and words for people, on stderr; JSON for programs, on stdout."""
+"""Tables and words for people, on stderr; JSON for programs, on stdout.
+
+rich is imported for what is drawn on a terminal, and for tables: words in a pipe do without it.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 KIND_STYLES = {
     "base": "bold cyan",
@@ -35,6 +40,8 @@ AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "ho
 
 def console() -> Console:
     """The terminal behind stderr, as it is now; a pipe takes wide lines, so that nothing is folded there."""
+    from rich.console import Console
+
     screen = Console(stderr=True, highlight=False)
     if not screen.is_terminal:
         screen.width = PIPE_WIDTH
@@ -43,6 +50,11 @@ def console() -> Console:
 
 def say(*parts: str | Text) -> None:
     """One line for the person at the terminal."""
+    if not sys.stderr.isatty():
+        click.echo(" ".join(map(str, parts)), err=True)
+        return
+    from rich.text import Text
+
     line = Text(" ").join(Text(part) if isinstance(part, str) else part for part in parts)
     console().print(line, soft_wrap=True)
 
@@ -54,6 +66,9 @@ def print_json(value: object) -> None:
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
     """An empty table; the columns named in `right` are numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     grid = Table(box=SIMPLE_HEAD, header_style="dim", pad_edge=False)
     for column in columns:
         grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -67,17 +82,17 @@ def show_table(grid: Table) -> None:
 
 def kind(value: str) -> Text:
     """A kind in its colour."""
-    return Text(value.replace("_", " "), style=KIND_STYLES.get(value, ""))
+    return _styled(value.replace("_", " "), KIND_STYLES.get(value, ""))
 
 
 def state(value: str) -> Text:
     """A job's state in its colour."""
-    return Text(value, style=STATE_STYLES.get(value, ""))
+    return _styled(value, STATE_STYLES.get(value, ""))
 
 
 def digest(value: str | None) -> Text:
     """The first twelve digits, enough to tell one from another."""
-    return Text(value[:12] if value else "-", style="dim")
+    return _styled(value[:12] if value else "-", "dim")
 
 
 def count(number: int, noun: str) -> str:
@@ -104,6 +119,12 @@ def age(moment: datetime) -> str:
         if seconds >= length:
             return f"{count(int(seconds // length), unit)} ago"
     return "just now"
+
+
+def _styled(words: str, style: str) -> Text:
+    from rich.text import Text
+
+    return Text(words, style=style)
 
 
 def _plain(schema: Any) -> object:

@@ -13,15 +13,16 @@ from rich.text import Text
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.api.schemas.schedules import ScheduleOut
 from graftwork.cli.jobs import show_jobs
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import console, print_json, say, show_table, table
+from graftwork.client import schedules as calls
 from graftwork.errors import InvalidRequest, SourceNotFound
 from graftwork.merge.jobs.scheduler import add_schedule, fire_now
 from graftwork.registry.cron import Cron
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.registry.schedules import CatchUp, Overlap
-from graftwork.settings import load_settings
 
 LAST_JOBS = 10
 
@@ -40,9 +41,9 @@ def schedules() -> None:
 
 @schedules.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@home_option
+@place_option
 @json_option
-def create(file: Path, home: Path | None, as_json: bool) -> None:
+def create(file: Path, place: Place, as_json: bool) -> None:
     """Add a schedule.
 
     FILE is YAML: name (NAMESPACE/NAME), cron, kind (of the jobs) and payload (what they are told); and, if they are not
@@ -54,34 +55,40 @@ def create(file: Path, home: Path | None, as_json: bool) -> None:
         graft schedules create nightly.yaml
     """
     given = _read(file)
-    with Registry.open(load_settings(home=home)) as registry:
-        schedule = add_schedule(
-            registry,
-            Name.parse(str(given["name"])),
-            Cron(str(given["cron"]), str(given.get("time_zone", "UTC"))),
-            str(given["kind"]),
-            given["payload"],
-            catch_up=_choice(CatchUp, given, "catch_up", CatchUp.ONE),
-            overlap=_choice(Overlap, given, "overlap", Overlap.SKIP),
-            priority=int(given.get("priority", 0)),
-        )
-        _tell(ScheduleOut.of(schedule), as_json)
+    name, cron, kind, payload = str(given["name"]), str(given["cron"]), str(given["kind"]), given["payload"]
+    zone = str(given.get("time_zone", "UTC"))
+    more: dict[str, Any] = {
+        "catch_up": _choice(CatchUp, given, "catch_up", CatchUp.ONE),
+        "overlap": _choice(Overlap, given, "overlap", Overlap.SKIP),
+        "priority": int(given.get("priority", 0)),
+    }
+    schedule = place(
+        lambda registry: ScheduleOut.of(
+            add_schedule(registry, Name.parse(name), Cron(cron, zone), kind, payload, **more)
+        ),
+        lambda graft: graft(calls.create(name, cron, kind, payload, time_zone=zone, **more)),
+    )
+    _tell(schedule, as_json)
 
 
 @schedules.command("ls")
-@home_option
+@place_option
 @json_option
-def ls(home: Path | None, as_json: bool) -> None:
+def ls(place: Place, as_json: bool) -> None:
     """List the schedules.
 
     \b
     Example:
         graft schedules ls
     """
-    with Registry.open(load_settings(home=home)) as registry:
+
+    def here(registry: Registry) -> list[ScheduleOut]:
         found: list[ScheduleOut] = []
         while page := registry.schedules.list(after=found[-1].name if found else None):
             found += map(ScheduleOut.of, page)
+        return found
+
+    found = place(here, lambda graft: list(graft.pages(calls.listing())))
     if as_json:
         print_json(found)
     elif found:
@@ -96,18 +103,22 @@ def ls(home: Path | None, as_json: bool) -> None:
 
 @schedules.command()
 @click.argument("name")
-@home_option
+@place_option
 @json_option
-def show(name: str, home: Path | None, as_json: bool) -> None:
+def show(name: str, place: Place, as_json: bool) -> None:
     """Show a schedule and the last jobs that it made.
 
     \b
     Example:
         graft schedules show acme/nightly
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        found = ScheduleOut.of(registry.schedules.get(Name.parse(name)))
-        made = [JobOut.of(job) for job in registry.schedules.jobs(Name.parse(name), LAST_JOBS)]
+    found, made = place(
+        lambda registry: (
+            ScheduleOut.of(registry.schedules.get(Name.parse(name))),
+            [JobOut.of(job) for job in registry.schedules.jobs(Name.parse(name), LAST_JOBS)],
+        ),
+        lambda graft: (graft(calls.get(name)), graft(calls.jobs(name, limit=LAST_JOBS))),
+    )
     if as_json:
         print_json({"schedule": found, "jobs": made})
         return
@@ -128,47 +139,55 @@ def show(name: str, home: Path | None, as_json: bool) -> None:
 
 @schedules.command()
 @click.argument("name")
-@home_option
+@place_option
 @json_option
-def pause(name: str, home: Path | None, as_json: bool) -> None:
+def pause(name: str, place: Place, as_json: bool) -> None:
     """Make no more jobs until it is resumed.
 
     \b
     Example:
         graft schedules pause acme/nightly
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        _tell(ScheduleOut.of(registry.schedules.pause(Name.parse(name))), as_json)
+    paused = place(
+        lambda registry: ScheduleOut.of(registry.schedules.pause(Name.parse(name))),
+        lambda graft: graft(calls.pause(name)),
+    )
+    _tell(paused, as_json)
 
 
 @schedules.command()
 @click.argument("name")
-@home_option
+@place_option
 @json_option
-def resume(name: str, home: Path | None, as_json: bool) -> None:
+def resume(name: str, place: Place, as_json: bool) -> None:
     """Go on with the next time from now.
 
     \b
     Example:
         graft schedules resume acme/nightly
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        _tell(ScheduleOut.of(registry.schedules.resume(Name.parse(name), now=registry.schedules.now())), as_json)
+    resumed = place(
+        lambda registry: ScheduleOut.of(registry.schedules.resume(Name.parse(name), now=registry.schedules.now())),
+        lambda graft: graft(calls.resume(name)),
+    )
+    _tell(resumed, as_json)
 
 
 @schedules.command()
 @click.argument("name")
-@home_option
+@place_option
 @json_option
-def run(name: str, home: Path | None, as_json: bool) -> None:
+def run(name: str, place: Place, as_json: bool) -> None:
     """Make a job now.
 
     \b
     Example:
         graft schedules run acme/nightly
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        job = JobOut.of(fire_now(registry, Name.parse(name), registry.schedules.now()))
+    job = place(
+        lambda registry: JobOut.of(fire_now(registry, Name.parse(name), registry.schedules.now())),
+        lambda graft: graft(calls.run(name)),
+    )
     if as_json:
         print_json(job)
     else:
@@ -177,16 +196,18 @@ def run(name: str, home: Path | None, as_json: bool) -> None:
 
 @schedules.command()
 @click.argument("name")
-@home_option
-def rm(name: str, home: Path | None) -> None:
+@place_option
+def rm(name: str, place: Place) -> None:
     """Remove a schedule; the jobs that it made stay.
 
     \b
     Example:
         graft schedules rm acme/nightly
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        registry.schedules.remove(Name.parse(name))
+    place(
+        lambda registry: registry.schedules.remove(Name.parse(name)),
+        lambda graft: graft(calls.remove(name)),
+    )
     say(f"{name} is removed.")
 
 

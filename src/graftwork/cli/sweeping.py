@@ -11,7 +11,8 @@ import click
 from rich.text import Text
 
 from graftwork.cli.bars import progress_bars
-from graftwork.cli.options import home_option, json_option, parse_bytes
+from graftwork.cli.options import json_option, parse_bytes
+from graftwork.cli.place import local_option
 from graftwork.cli.render import count, print_json, say, show_table, table
 from graftwork.merge.sweep.chart import draw
 from graftwork.merge.sweep.evaluation import Command
@@ -31,7 +32,7 @@ CHART = "sweep.svg"
 @click.option(
     "--threads", type=click.IntRange(1), metavar="N", help="How many threads to use [default: one a processor]."
 )
-@home_option
+@local_option
 @json_option
 def sweep(
     sweep_file: Path,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import getpass
-from pathlib import Path
 
 import click
 
 from graftwork.api.schemas.tags import TagsOut
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import print_json, say, show_table, table
+from graftwork.client import tags as calls
 from graftwork.registry.refs import Name
-from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings
 
 
 @click.group()
@@ -27,21 +26,19 @@ def tags() -> None:
 
 @tags.command()
 @click.argument("name", required=False)
-@home_option
+@place_option
 @json_option
-def ls(name: str | None, home: Path | None, as_json: bool) -> None:
+def ls(name: str | None, place: Place, as_json: bool) -> None:
     """List the tags of an artifact, or all tags there are.
 
     \b
     Example:
         graft tags ls acme/support
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        if name is not None:
-            found = registry.tags.get(Name.parse(name))
-            _tell(name, found, as_json)
-            return
-        counts = registry.tags.counts()
+    if name is not None:
+        _tell(_of(place, name), as_json)
+        return
+    counts = place(lambda registry: registry.tags.counts(), lambda graft: graft(calls.counts()))
     if as_json:
         print_json(counts)
     elif not counts:
@@ -55,17 +52,18 @@ def ls(name: str | None, home: Path | None, as_json: bool) -> None:
 
 @tags.command()
 @click.argument("tag")
-@home_option
+@place_option
 @json_option
-def find(tag: str, home: Path | None, as_json: bool) -> None:
+def find(tag: str, place: Place, as_json: bool) -> None:
     """List the artifacts that have a tag.
 
     \b
     Example:
         graft tags find nightly
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        names = [str(name) for name in registry.tags.artifacts(tag)]
+    names = place(
+        lambda registry: [str(name) for name in registry.tags.artifacts(tag)], lambda graft: graft(calls.find(tag))
+    )
     if as_json:
         print_json(names)
     else:
@@ -75,39 +73,49 @@ def find(tag: str, home: Path | None, as_json: bool) -> None:
 @tags.command()
 @click.argument("name")
 @click.argument("tags", nargs=-1, required=True)
-@home_option
+@place_option
 @json_option
-def add(name: str, tags: tuple[str, ...], home: Path | None, as_json: bool) -> None:
+def add(name: str, tags: tuple[str, ...], place: Place, as_json: bool) -> None:
     """Add tags to an artifact.
 
     \b
     Example:
         graft tags add acme/support nightly german
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        found = registry.tags.get(Name.parse(name))
-        _tell(name, registry.tags.set(Name.parse(name), {*found, *tags}, actor=getpass.getuser()), as_json)
+    _tell(_set(place, name, {*_of(place, name).tags, *tags}), as_json)
 
 
 @tags.command()
 @click.argument("name")
 @click.argument("tags", nargs=-1, required=True)
-@home_option
+@place_option
 @json_option
-def rm(name: str, tags: tuple[str, ...], home: Path | None, as_json: bool) -> None:
+def rm(name: str, tags: tuple[str, ...], place: Place, as_json: bool) -> None:
     """Take tags from an artifact.
 
     \b
     Example:
         graft tags rm acme/support nightly
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        found = registry.tags.get(Name.parse(name))
-        _tell(name, registry.tags.set(Name.parse(name), {*found} - {*tags}, actor=getpass.getuser()), as_json)
+    _tell(_set(place, name, {*_of(place, name).tags} - {*tags}), as_json)
 
 
-def _tell(name: str, found: list[str], as_json: bool) -> None:
+def _of(place: Place, name: str) -> TagsOut:
+    return place(
+        lambda registry: TagsOut(name=name, tags=registry.tags.get(Name.parse(name))),
+        lambda graft: graft(calls.get(name)),
+    )
+
+
+def _set(place: Place, name: str, tags: set[str]) -> TagsOut:
+    return place(
+        lambda registry: TagsOut(name=name, tags=registry.tags.set(Name.parse(name), tags, actor=getpass.getuser())),
+        lambda graft: graft(calls.put(name, tags)),
+    )
+
+
+def _tell(found: TagsOut, as_json: bool) -> None:
     if as_json:
-        print_json(TagsOut(name=name, tags=found))
+        print_json(found)
     else:
-        say(f"{name}: {', '.join(found)}" if found else f"{name} has no tags.")
+        say(f"{found.name}: {', '.join(found.tags)}" if found.tags else f"{found.name} has no tags.")

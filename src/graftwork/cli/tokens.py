@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import getpass
-from pathlib import Path
 
 import click
 from rich.text import Text
 
 from graftwork.api.schemas.tokens import NewTokenOut, TokenOut
-from graftwork.cli.options import home_option, json_option
+from graftwork.cli.options import json_option
+from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, print_json, say, show_table, table
+from graftwork.client import tenants as calls
 from graftwork.registry.grants import Grants
 from graftwork.registry.registry import Registry
-from graftwork.settings import load_settings
 
 DAY_SECONDS = 86400.0
 
@@ -33,11 +33,9 @@ def tokens() -> None:
 @click.option("--grant", "grants", multiple=True, required=True, metavar="NAMESPACE=SCOPES", help="May be repeated.")
 @click.option("--name", default="", help="What it is for.")
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), metavar="N", help="How long it is good for.")
-@home_option
+@place_option
 @json_option
-def create(
-    owner: str, grants: tuple[str, ...], name: str, days: float | None, home: Path | None, as_json: bool
-) -> None:
+def create(owner: str, grants: tuple[str, ...], name: str, days: float | None, place: Place, as_json: bool) -> None:
     """Make a token and print its secret, which is shown only now.
 
     Scopes are read, write, infer and admin, with commas between them; the namespace * stands for every one.
@@ -46,36 +44,41 @@ def create(
     Example:
         graft tokens create ada --grant acme=write,infer --grant public=read --days 90
     """
-    given = {}
+    given: dict[str, list[str]] = {}
     for grant in grants:
         namespace, equals, scopes = grant.partition("=")
         if not equals:
             raise click.UsageError(f"--grant {grant!r} is not NAMESPACE=SCOPES, such as acme=write,infer.")
         given[namespace] = scopes.split(",")
-    with Registry.open(load_settings(home=home)) as registry:
+
+    def here(registry: Registry) -> NewTokenOut:
         seconds = None if days is None else days * DAY_SECONDS
         secret, token = registry.tokens.create(
             owner, Grants.parse(given), name=name, seconds=seconds, actor=getpass.getuser()
         )
+        return NewTokenOut(**TokenOut.of(token).model_dump(), secret=secret)
+
+    token = place(here, lambda graft: graft(calls.create_token(owner, given, name=name, days=days)))
     if as_json:
-        print_json(NewTokenOut(**TokenOut.of(token).model_dump(), secret=secret))
+        print_json(token)
     else:
         say(f"Token {token.id} for {owner}; keep it, it is not shown again:")
-        click.echo(secret)
+        click.echo(token.secret)
 
 
 @tokens.command("ls")
-@home_option
+@place_option
 @json_option
-def ls(home: Path | None, as_json: bool) -> None:
+def ls(place: Place, as_json: bool) -> None:
     """List the tokens, newest first.
 
     \b
     Example:
         graft tokens ls
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        found = [TokenOut.of(token) for token in registry.tokens.list()]
+    found = place(
+        lambda registry: [TokenOut.of(token) for token in registry.tokens.list()], lambda graft: graft(calls.tokens())
+    )
     if as_json:
         print_json(found)
         return
@@ -93,14 +96,16 @@ def ls(home: Path | None, as_json: bool) -> None:
 
 @tokens.command()
 @click.argument("token_id", metavar="ID", type=int)
-@home_option
-def revoke(token_id: int, home: Path | None) -> None:
+@place_option
+def revoke(token_id: int, place: Place) -> None:
     """End a token at once.
 
     \b
     Example:
         graft tokens revoke 3
     """
-    with Registry.open(load_settings(home=home)) as registry:
-        token = registry.tokens.revoke(token_id, actor=getpass.getuser())
+    token = place(
+        lambda registry: TokenOut.of(registry.tokens.revoke(token_id, actor=getpass.getuser())),
+        lambda graft: graft(calls.revoke_token(token_id)),
+    )
     say(f"Token {token.id} of {token.owner} is good for nothing now.")

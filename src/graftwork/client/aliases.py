@@ -27,9 +27,9 @@ def move(name: str, alias: str, version: str, *, expected: Any = ANYWHERE, reaso
     return call("PUT", artifact_path(name, "aliases", alias), AliasOut, json=body)
 
 
-def remove(name: str, alias: str) -> Call[None]:
-    """Remove an alias; its history stays."""
-    return silent("DELETE", artifact_path(name, "aliases", alias))
+def remove(name: str, alias: str, *, reason: str = "") -> Call[None]:
+    """Remove an alias; its history stays, and the reason in it."""
+    return silent("DELETE", artifact_path(name, "aliases", alias), query={"reason": reason})
 
 
 def history(name: str, alias: str) -> Call[list[AliasMoveOut]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graftwork.api.schemas.artifacts import ArtifactOut
 from graftwork.api.schemas.lineage import LineageOut
 from graftwork.api.schemas.versions import VersionDetail, VersionOut
-from graftwork.client.call import Call, artifact_path, call
+from graftwork.client.call import Call, artifact_path, call, version_path
 from graftwork.registry.refs import Ref
 
 
@@ -29,14 +31,18 @@ def versions(name: str) -> Call[list[VersionOut]]:
 
 def resolve(ref: str) -> Call[VersionDetail]:
     """The version behind `ns/name@alias`, `@v3`, `@` and a digest; the newest one of `ns/name`."""
-    parsed = Ref.parse(ref)
-    if parsed.revision is not None:
-        return call("GET", artifact_path(str(parsed.name), "versions", parsed.revision), VersionDetail)
-    return call("GET", artifact_path(str(parsed.name), "versions", "latest"), VersionDetail)
+    return call("GET", version_path(ref), VersionDetail)
 
 
-def lineage(ref: str, *, direction: str = "both", depth: int | None = None) -> Call[LineageOut]:
-    """What a version was made from and what was made from it."""
+def version(ref: str) -> Call[VersionOut]:
+    """The same without its tensors, parents and evaluations."""
+    return call("GET", version_path(ref), VersionOut)
+
+
+def lineage(
+    ref: str, *, direction: str = "both", depth: int | None = None, relations: Sequence[str] = ()
+) -> Call[LineageOut]:
+    """What a version was made from and what was made from it, by these relations only if any are given."""
     parsed = Ref.parse(ref)
-    query = {"revision": parsed.revision, "direction": direction, "depth": depth}
+    query = {"revision": parsed.revision, "direction": direction, "depth": depth, "relation": list(relations) or None}
     return call("GET", artifact_path(str(parsed.name), "lineage"), LineageOut, query=query)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
-import httpx
 from pydantic import TypeAdapter
+
+from graftwork.registry.refs import Ref
+
+if TYPE_CHECKING:
+    import httpx
 
 T = TypeVar("T")
 API = "/api/v1"
@@ -25,11 +29,16 @@ class Call(Generic[T]):
     method: str
     path: str
     read: Callable[[httpx.Response], T]
-    query: Mapping[str, str | int | float | bool] | None = None
+    query: Mapping[str, Any] | None = None
     json: Any = None
     form: Mapping[str, str] | None = None
     files: Sequence[File] = ()
+    content: bytes | None = None
     headers: Mapping[str, str] | None = None
+
+
+Steps = Generator[Call[Any], Any, T]
+"""Calls one after another, each of which is answered before the next: `client.run(steps)` gives what they return."""
 
 
 def call(
@@ -39,22 +48,35 @@ def call(
     *,
     query: Mapping[str, Any] | None = None,
     json: Any = None,
+    content: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Call[T]:
     """A request below `/api/v1` that is answered with JSON of the type `answer`; None is left out of `query`."""
     adapter: TypeAdapter[T] = TypeAdapter(answer)
     given = {name: value for name, value in (query or {}).items() if value is not None}
     return Call(
-        method, API + path, lambda response: adapter.validate_json(response.content), given, json, headers=headers
+        method,
+        API + path,
+        lambda response: adapter.validate_json(response.content),
+        given,
+        json,
+        content=content,
+        headers=headers,
     )
 
 
-def silent(method: str, path: str) -> Call[None]:
+def silent(method: str, path: str, *, query: Mapping[str, Any] | None = None) -> Call[None]:
     """A request below `/api/v1` that is answered with nothing."""
-    return Call(method, API + path, lambda response: None)
+    return Call(method, API + path, lambda response: None, query)
 
 
 def artifact_path(name: str, *rest: str) -> str:
     """The path of the artifact `ns/name`, or of what is below it; each part of `rest` is one segment."""
     namespace, _, own = name.partition("/")
     return "/artifacts/" + "/".join(quote(part, safe="") for part in (namespace, own, *rest))
+
+
+def version_path(ref: str, *rest: str) -> str:
+    """The path of the version that `ns/name`, `@alias`, `@v3` or `@` and a digest means, or of what is below it."""
+    parsed = Ref.parse(ref)
+    return artifact_path(str(parsed.name), "versions", parsed.revision or "latest", *rest)

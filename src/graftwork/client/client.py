@@ -14,16 +14,14 @@ import httpx
 from graftwork import __version__
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.client import jobs
-from graftwork.client.call import API, Call
+from graftwork.client.call import API, Call, Steps
 from graftwork.client.errors import failure, raise_for
 from graftwork.client.events import Event, EventReader
-from graftwork.errors import Cancelled, ServerUnreachable
+from graftwork.client.exchange import RETRIES, Outcome, exchange, seconds, unreachable
+from graftwork.errors import Cancelled
 
 T = TypeVar("T")
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-RETRIES = 3
-RETRIED = frozenset({429, 503})
-IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
 class Client:
@@ -38,20 +36,32 @@ class Client:
 
     def __call__(self, call: Call[T]) -> T:
         """Send `call`. Raises what the server answers, and ServerUnreachable."""
-        for attempt in range(RETRIES + 1):
+        talk = exchange(call, self._http.base_url)
+        pause = next(talk)
+        while True:
+            time.sleep(pause)
+            outcome: Outcome
             with ExitStack() as opened:
                 try:
-                    response = self._http.send(_request(self._http, call, opened))
+                    outcome = self._http.send(_request(self._http, call, opened))
                 except httpx.TransportError as error:
-                    if attempt == RETRIES or call.method not in IDEMPOTENT:
-                        raise ServerUnreachable(url=self._http.base_url, reason=str(error) or "no answer") from None
-                    time.sleep(_pause(attempt))
-                    continue
-            if response.status_code not in RETRIED or attempt == RETRIES or call.method not in IDEMPOTENT:
-                break
-            time.sleep(_pause(attempt, response))
-        raise_for(response)
-        return call.read(response)
+                    outcome = error
+            try:
+                pause = talk.send(outcome)
+            except StopIteration as ended:
+                answer: T = ended.value
+                return answer
+
+    def run(self, steps: Steps[T]) -> T:
+        """Send call after call, as `uploads.send` asks for them. Returns what they return, raises what answers do."""
+        answer: Any = None
+        while True:
+            try:
+                call = steps.send(answer)
+            except StopIteration as ended:
+                result: T = ended.value
+                return result
+            answer = self(call)
 
     def pages(self, call: Call[list[T]]) -> Iterator[T]:
         """Everything that a list goes on with, page by page."""
@@ -75,8 +85,8 @@ class Client:
                         yield from reader.feed(line)
             except httpx.TransportError as error:
                 if attempt == RETRIES:
-                    raise ServerUnreachable(url=self._http.base_url, reason=str(error) or "no answer") from None
-                time.sleep(_pause(attempt))
+                    raise unreachable(self._http.base_url, error) from None
+                time.sleep(seconds(attempt))
             else:
                 return
 
@@ -107,20 +117,32 @@ class AsyncClient:
 
     async def __call__(self, call: Call[T]) -> T:
         """See `Client.__call__`."""
-        for attempt in range(RETRIES + 1):
+        talk = exchange(call, self._http.base_url)
+        pause = next(talk)
+        while True:
+            await asyncio.sleep(pause)
+            outcome: Outcome
             with ExitStack() as opened:
                 try:
-                    response = await self._http.send(_request(self._http, call, opened))
+                    outcome = await self._http.send(_request(self._http, call, opened))
                 except httpx.TransportError as error:
-                    if attempt == RETRIES or call.method not in IDEMPOTENT:
-                        raise ServerUnreachable(url=self._http.base_url, reason=str(error) or "no answer") from None
-                    await asyncio.sleep(_pause(attempt))
-                    continue
-            if response.status_code not in RETRIED or attempt == RETRIES or call.method not in IDEMPOTENT:
-                break
-            await asyncio.sleep(_pause(attempt, response))
-        raise_for(response)
-        return call.read(response)
+                    outcome = error
+            try:
+                pause = talk.send(outcome)
+            except StopIteration as ended:
+                answer: T = ended.value
+                return answer
+
+    async def run(self, steps: Steps[T]) -> T:
+        """See `Client.run`."""
+        answer: Any = None
+        while True:
+            try:
+                call = steps.send(answer)
+            except StopIteration as ended:
+                result: T = ended.value
+                return result
+            answer = await self(call)
 
     async def pages(self, call: Call[list[T]]) -> AsyncIterator[T]:
         """See `Client.pages`."""
@@ -146,8 +168,8 @@ class AsyncClient:
                             yield event
             except httpx.TransportError as error:
                 if attempt == RETRIES:
-                    raise ServerUnreachable(url=self._http.base_url, reason=str(error) or "no answer") from None
-                await asyncio.sleep(_pause(attempt))
+                    raise unreachable(self._http.base_url, error) from None
+                await asyncio.sleep(seconds(attempt))
             else:
                 return
 
@@ -185,16 +207,11 @@ def _request(http: httpx.Client | httpx.AsyncClient, call: Call[Any], opened: Ex
         call.path,
         params=call.query or None,
         json=call.json,
+        content=call.content,
         data=dict(call.form) if call.form is not None else None,
         files=files or None,
         headers=call.headers,
     )
-
-
-def _pause(attempt: int, response: httpx.Response | None = None) -> float:
-    """Seconds before the next attempt: what the server asks for, else 0.1, 0.2, 0.4 ..."""
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(asked) if asked.isdecimal() else 0.1 * 2.0**attempt
 
 
 def _noting(call: Call[T], links: list[str]) -> Call[T]:

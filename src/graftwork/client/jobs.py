@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from graftwork.api.schemas.jobs import JobOut
+from graftwork.api.schemas.versions import VersionOut
+from graftwork.client import artifacts
 from graftwork.client.call import Call, call
 
 
@@ -33,3 +35,8 @@ def merge(recipe: str | Mapping[str, Any], *, name: str | None = None, priority:
     """Check a recipe, YAML or the same thing as a mapping, and queue it; `name` is its result's, `ns/name`."""
     given = recipe if isinstance(recipe, str) else dict(recipe)
     return call("POST", "/merges", JobOut, json={"recipe": given, "name": name, "priority": priority})
+
+
+def made(job: JobOut) -> Call[VersionOut]:
+    """The version that a job made which has succeeded: a merge, an extraction, an import."""
+    return artifacts.version(str((job.result or {})["ref"]))

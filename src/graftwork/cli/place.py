@@ -1,0 +1,84 @@
+"""Where a command works: in a registry of this machine, or in that of a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from graftwork.cli.options import Command, home_option
+from graftwork.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
+    from graftwork.registry.registry import Registry
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The settings in force, and whether the server of the setting `url` is meant."""
+
+    settings: Settings
+    remote: bool
+
+    def __call__(self, local: Callable[[Registry], T], remote: Callable[[Client], T]) -> T:
+        """Do the one or the other of two ways to the same answer."""
+        if self.remote:
+            from graftwork.client import Client
+
+            with Client(self.settings.url, self.settings.token) as graft:
+                return remote(graft)
+        from graftwork.registry.registry import Registry
+
+        with Registry.open(self.settings) as registry:
+            return local(registry)
+
+    def refuse(self, what: str) -> None:
+        """Raise UsageError for what does not go through a server, if a server is meant."""
+        if self.remote:
+            reason = f"{what} not go through a server: name a registry of this machine with --home."
+            raise click.UsageError(reason, click.get_current_context())
+
+
+def place_option(command: Command) -> Command:
+    """`--home` and `--server`, which become the argument `place`."""
+
+    @wraps(command)
+    def placed(*arguments: Any, home: Path | None, server: str | None, **options: Any) -> Any:
+        return command(*arguments, place=find_place(home, server), **options)
+
+    return _server_option()(home_option(placed))
+
+
+def local_option(command: Command) -> Command:
+    """`--home`, for what is done where the registry is; it refuses a server."""
+
+    @wraps(command)
+    def placed(*arguments: Any, home: Path | None, server: str | None, **options: Any) -> Any:
+        find_place(home, server).refuse(f"'{click.get_current_context().command_path}' does")
+        return command(*arguments, home=home, **options)
+
+    return _server_option(hidden=True)(home_option(placed))
+
+
+def find_place(home: Path | None, server: str | None) -> Place:
+    """The place that the options name, or else the environment. Raises UsageError for two of them."""
+    if home is not None and server is not None:
+        raise click.UsageError("Name either --home or --server.", click.get_current_context())
+    settings = load_settings(home=home, url=server)
+    return Place(settings, remote=bool(settings.url) and home is None)
+
+
+def _server_option(*, hidden: bool = False) -> Callable[[Command], Command]:
+    return click.option(
+        "--server",
+        metavar="URL",
+        hidden=hidden,
+        help="Work through this server, with the token GRAFTWORK_TOKEN [default: GRAFTWORK_URL, if it is set].",
+    )

@@ -1,0 +1,143 @@
+"""Uploads in parts: adapters, checkpoints and datasets of any size, gone on with where they were interrupted."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graftwork.api.schemas.uploads import PartOut, UploadFileOut, UploadOut
+from graftwork.api.schemas.versions import VersionOut
+from graftwork.client.call import Call, Steps, call, silent
+from graftwork.errors import SourceNotFound
+from graftwork.progress import Progress
+from graftwork.progress import silent as untold
+from graftwork.registry.formats.dataset import is_dataset
+from graftwork.registry.formats.folder import list_files
+
+EXPECTED = "a checkpoint folder, a PEFT adapter folder, or a .safetensors or .jsonl file"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file to send: the path that it is to have, where it is, its size in bytes and its SHA-256."""
+
+    path: str
+    place: Path
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: str, place: Path) -> LocalFile:
+        """Hash a file."""
+        with place.open("rb") as file:
+            return cls(path, place, place.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def part(self, number: int, size: int) -> bytes:
+        """The part of this number, from 1 on, where parts have `size` bytes."""
+        with self.place.open("rb") as file:
+            file.seek((number - 1) * size)
+            return file.read(size)
+
+
+def begin(
+    name: str,
+    files: Sequence[LocalFile],
+    *,
+    kind: str | None = None,
+    base: str | None = None,
+    aliases: Sequence[str] = (),
+) -> Call[UploadOut]:
+    """Say what will be sent, and what it is to be registered as."""
+    declared = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in files]
+    body = {"name": name, "kind": kind, "base": base, "aliases": list(aliases), "files": declared}
+    return call("POST", "/uploads", UploadOut, json=body)
+
+
+def listing() -> Call[list[UploadOut]]:
+    """One's own uploads, without the parts that are stored."""
+    return call("GET", "/uploads", list[UploadOut])
+
+
+def get(upload: str) -> Call[UploadOut]:
+    """What is there of an upload."""
+    return call("GET", f"/uploads/{upload}", UploadOut)
+
+
+def put_part(upload: str, path: str, number: int, content: bytes) -> Call[PartOut]:
+    """Send one part of a file; the same part may be sent again."""
+    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    headers = {"Content-Digest": f"sha-256=:{digest}:", "Content-Type": "application/octet-stream"}
+    place = f"/uploads/{upload}/files/{path}/parts/{number}"
+    return call("PUT", place, PartOut, content=content, headers=headers)
+
+
+def complete(upload: str) -> Call[VersionOut]:
+    """Register what was sent."""
+    return call("POST", f"/uploads/{upload}/complete", VersionOut)
+
+
+def abandon(upload: str) -> Call[None]:
+    """Give an upload up: its parts are deleted."""
+    return silent("DELETE", f"/uploads/{upload}")
+
+
+def send(
+    name: str,
+    source: Path,
+    *,
+    kind: str | None = None,
+    base: str | None = None,
+    aliases: Sequence[str] = (),
+    progress: Progress = untold,
+) -> Steps[VersionOut]:
+    """Send a folder or a file in parts and register it as a version of `ns/name`: `client.run(uploads.send(...))`.
+
+    What an earlier, interrupted `send` of the same files stored is not sent again. Raises SourceNotFound, what listing
+    the files raises, and what the server answers.
+    """
+    files = _files(source)
+    if kind is None and is_dataset(source):
+        kind = "dataset"
+    upload = yield from _begun(name, files, kind, base, aliases)
+    there = {file.path: file for file in upload.files}
+    done = 0
+    progress("upload", done, upload.size)
+    for file in files:
+        for number, size in _parts(there[file.path], upload.part_bytes):
+            if number not in {part.number for part in there[file.path].stored}:
+                yield put_part(upload.id, file.path, number, file.part(number, upload.part_bytes))
+            done += size
+            progress("upload", done, upload.size)
+    version: VersionOut = yield complete(upload.id)
+    return version
+
+
+def _begun(
+    name: str, files: Sequence[LocalFile], kind: str | None, base: str | None, aliases: Sequence[str]
+) -> Steps[UploadOut]:
+    """The upload of the same that was begun and not ended, with its parts, or a new one."""
+    wanted = sorted((file.path, file.size, file.sha256) for file in files)
+    for upload in (yield listing()):
+        declared = sorted((file.path, file.size, file.sha256) for file in upload.files)
+        same = (upload.name, upload.base, upload.aliases) == (name, base, list(aliases))
+        if same and kind in (None, upload.kind) and declared == wanted and upload.version is None:
+            begun: UploadOut = yield get(upload.id)
+            return begun
+    started: UploadOut = yield begin(name, files, kind=kind, base=base, aliases=aliases)
+    return started
+
+
+def _parts(file: UploadFileOut, part_bytes: int) -> Iterator[tuple[int, int]]:
+    for number in range(1, file.parts + 1):
+        yield number, min(part_bytes, file.size - (number - 1) * part_bytes)
+
+
+def _files(source: Path) -> list[LocalFile]:
+    if source.is_dir():
+        return [LocalFile.of(path, source / path) for path in list_files(source)]
+    if not source.is_file():
+        raise SourceNotFound(source=str(source), expected=EXPECTED)
+    return [LocalFile.of(source.name, source)]

@@ -1,0 +1,282 @@
+"""Commands through a server say what they say in the registry itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from graftwork.api.app import create_app
+from graftwork.api.server import running
+from graftwork.cli.main import main
+from graftwork.registry.grants import Grants
+from graftwork.registry.registry import Registry
+from graftwork.settings import Settings
+from graftwork.testing.family import Family
+
+Run = Callable[..., Any]
+TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[^\s\",]*|just now|\d+ (second|minute)s? ago")
+
+
+@pytest.fixture(scope="module")
+def shared(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the filled registry for this module, which a server works on too."""
+    return Path(shutil.copytree(filled, tmp_path_factory.mktemp("shared") / "home"))
+
+
+@pytest.fixture(scope="module")
+def url(shared: Path) -> Iterator[str]:
+    with running(create_app(Settings(home=shared, threads=1, upload_part_bytes=65_536))) as served:
+        yield served
+
+
+def invoke(environment: dict[str, str], *arguments: object) -> tuple[int, str, str]:
+    base = {"COLUMNS": "200", "GRAFTWORK_THREADS": "1"}
+    result = CliRunner(env={**base, **environment}).invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def here(shared: Path, url: str) -> Run:
+    """Runs a command in the registry, while the server is up, as the one who the server says it is."""
+    return lambda *arguments: invoke({"GRAFTWORK_HOME": str(shared), "LOGNAME": "api"}, *arguments)
+
+
+@pytest.fixture
+def there(url: str, tmp_path: Path) -> Run:
+    """Runs a command through the server, on a machine whose own registry is not there."""
+    return lambda *arguments: invoke({"GRAFTWORK_HOME": str(tmp_path / "none"), "GRAFTWORK_URL": url}, *arguments)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.yaml"
+    models = [{"model": f"tiny/ft{number}@v1", "parameters": {"weight": 0.5}} for number in (0, 1)]
+    file.write_text(json.dumps({"merge_method": "task_arithmetic", "base_model": "tiny/base@v1", "models": models}))
+    return file
+
+
+def timeless(told: tuple[int, str, str]) -> tuple[int, str, str]:
+    code, out, err = told
+    return code, TIMES.sub("TIME", out), TIMES.sub("TIME", err)
+
+
+READING = [
+    ("ls",),
+    ("ls", "ft", "--kind", "checkpoint"),
+    ("ls", "nothing"),
+    ("show", "tiny/a@prod"),
+    ("show", "tiny/ft0"),
+    ("show", "tiny/nobody"),
+    ("show", "tiny/a@v9"),
+    ("show", "tiny/a@@"),
+    ("lineage", "tiny/base", "--down", "--relation", "base"),
+    ("lineage", "tiny/a@v2", "--up", "--depth", "1"),
+    ("tags", "ls"),
+    ("tags", "ls", "tiny/a"),
+    ("tags", "find", "nightly"),
+    ("alias", "ls", "tiny/a"),
+    ("alias", "ls", "tiny/ft0"),
+    ("alias", "history", "tiny/a", "prod"),
+    ("marks",),
+    ("audit", "tiny/a", "--limit", "2"),
+    ("jobs",),
+    ("jobs", "0123456789ab"),
+    ("schedules", "ls"),
+    ("schedules", "show", "tiny/never"),
+    ("tokens", "ls"),
+    ("quotas", "ls"),
+]
+
+
+@pytest.mark.parametrize("arguments", READING, ids=" ".join)
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_what_is_read_is_the_same(here: Run, there: Run, arguments: tuple[str, ...], form: tuple[str, ...]) -> None:
+    told = here(*arguments, *form)
+    assert there(*arguments, *form) == told
+    assert told[1] or told[2]
+
+
+CHANGES: list[tuple[str, ...]] = [
+    ("tags", "add", "tiny/a", "nightly", "german"),
+    ("tags", "rm", "tiny/a", "german", "--json"),
+    ("tags", "rm", "tiny/a", "nightly"),
+    ("alias", "set", "tiny/a", "beta", "v2", "--reason", "trial"),
+    ("alias", "set", "tiny/a", "beta", "v1", "--expected", "v2", "--json"),
+    ("alias", "set", "tiny/a", "beta", "v2", "--expected", "v2"),
+    ("alias", "set", "tiny/a", "beta", "v2", "--expected", "none"),
+    ("alias", "set", "tiny/a", "beta", "v7"),
+    ("alias", "rm", "tiny/a", "beta", "--reason", "over"),
+    ("alias", "rm", "tiny/a", "beta"),
+    ("quarantine", "tiny/a@v2", "--reason", "poisoned"),
+    ("marks", "--mark", "quarantined", "--by-hand"),
+    ("alias", "set", "tiny/a", "beta", "v2"),
+    ("lift", "tiny/a@v2", "--reason", "mistaken"),
+    ("lift", "tiny/a@v2", "--json"),
+    ("quotas", "set", "acme", "--bytes", "5GB", "--versions", "7"),
+    ("quotas", "set", "acme", "--json"),
+    ("quotas", "set", "acme", "--bytes", "much"),
+    ("withdraw", "tiny/base", "--reason", "in use"),
+    ("rebuild", "tiny/ft1", "--without", "--dry-run"),
+    ("rebuild", "tiny/ft1", "--without"),
+]
+
+
+def test_what_is_changed_is_said_in_the_same_words(here: Run, there: Run) -> None:
+    """The changes undo each other, so that both go through them from the same beginning."""
+    assert [timeless(there(*each)) for each in CHANGES] == [timeless(here(*each)) for each in CHANGES]
+    reasons = [move["reason"] for move in json.loads(there("alias", "history", "tiny/a", "beta", "--json")[1])]
+    assert reasons == ["trial", "", "over"] * 2
+
+
+def test_a_folder_is_pushed_in_parts_and_comes_back(there: Run, here: Run, family: Family, tmp_path: Path) -> None:
+    model = family.fine_tunes["ft0"]
+    arguments = ("import", model, "--name", "up/ft0", "--base", "tiny/base", "--alias", "prod", "--json")
+    code, out, err = there(*arguments)
+    assert code == 0, err
+    pushed = json.loads(out)
+    assert pushed["digest"] == json.loads(here("show", "tiny/ft0", "--json")[1])["digest"]
+    assert json.loads(here("show", "up/ft0@prod", "--json")[1])["number"] == 1
+    assert there("import", model, "--name", "up/ft0", "--base", "tiny/base")[2].startswith("up/ft0@v1 (checkpoint, ")
+    folder = tmp_path / "back"
+    assert there("export", "up/ft0@prod", folder)[2].startswith(f"up/ft0@v1 is in {folder}: ")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        file["path"]: (model / file["path"]).read_bytes() for file in pushed["files"]
+    }
+    assert there("export", "up/ft0@prod", folder)[0] == 4
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_adapters_and_datasets_are_pushed_too(there: Run, here: Run, family: Family, tmp_path: Path) -> None:
+    code, _, err = there("import", family.adapters["adapter0"], "--name", "up/a", "--base", "tiny/base")
+    assert (code, err.split(",")[0]) == (0, "up/a@v1 (adapter")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"text": "one two"}\n')
+    assert there("import", questions, "--name", "up/q")[2].startswith("up/q@v1 (dataset, ")
+    assert json.loads(here("show", "up/q", "--json")[1])["kind"] == "dataset"
+    for arguments in (
+        ("import", tmp_path / "absent", "--name", "up/x"),
+        ("import", questions, "--name", "up/a", "--kind", "dataset"),
+        ("import", family.adapters["adapter0"], "--name", "up/b", "--base", "tiny/nobody"),
+    ):
+        told = here(*arguments)
+        assert told[0] != 0
+        assert there(*arguments) == told
+
+
+def test_a_merge_is_waited_for_and_followed(there: Run, here: Run, recipe: Path) -> None:
+    local = here("merge", recipe, "--name", "merged/a", "--alias", "prod", "--json")
+    code, out, err = there("merge", recipe, "--name", "merged/b", "--alias", "prod", "--json")
+    assert code == 0, err
+    first, second = json.loads(local[1]), json.loads(out)
+    assert (second["ref"], second["digest"]) == ("merged/b@v1", first["digest"])
+    assert second.keys() == first.keys()
+    job = json.loads(there("jobs", "--json")[1])[0]
+    assert job["kind"] == "merge"
+    assert there("jobs", job["id"], "--follow") == here("jobs", job["id"], "--follow")
+    assert "succeeded (attempt 1)" in there("jobs", job["id"], "--follow")[2]
+    assert there("jobs", job["id"], "--cancel", "--json") == here("jobs", job["id"], "--json")
+    assert there("merge", recipe)[2] == here("merge", recipe)[2]
+
+
+def test_schedules_are_made_run_and_removed(there: Run, here: Run, recipe: Path, tmp_path: Path) -> None:
+    file = tmp_path / "nightly.yaml"
+    payload = {"name": "merged/nightly", "recipe": json.loads(recipe.read_text())}
+    file.write_text(json.dumps({"name": "tiny/nightly", "cron": "30 2 * * *", "kind": "merge", "payload": payload}))
+    told = there("schedules", "create", file)
+    assert told[2].startswith("tiny/nightly (merge, 30 2 * * * UTC) next: ")
+    assert there("schedules", "create", file) == here("schedules", "create", file)
+    for verb in (("pause",), ("show",), ("resume", "--json")):
+        assert there("schedules", verb[0], "tiny/nightly", *verb[1:]) == here(
+            "schedules", verb[0], "tiny/nightly", *verb[1:]
+        )
+    made = json.loads(there("schedules", "run", "tiny/nightly", "--json")[1])
+    assert made["kind"] == "merge"
+    assert there("jobs", made["id"], "--follow")[0] == 0
+    assert here("schedules", "rm", "tiny/nightly")[2] == "tiny/nightly is removed.\n"
+    assert there("schedules", "rm", "tiny/nightly") == here("schedules", "rm", "tiny/nightly")
+
+
+def test_evaluations_and_rebuilds_are_waited_for(there: Run, here: Run, recipe: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "texts.jsonl"
+    questions.write_text('{"text": "one two three"}\n')
+    assert there("import", questions, "--name", "eval/texts")[0] == 0
+    asked = ("evaluate", "tiny/base", "--dataset", "eval/texts")
+    first = there(*asked)
+    assert (first[0], "tiny/base@v1 perplexity" in first[2]) == (0, True)
+    assert there(*asked) == here(*asked)
+    assert there(*asked, "--json") == here(*asked, "--json")
+    assert there("merge", recipe, "--name", "rebuilt/a")[0] == 0
+    done = there("rebuild", "tiny/ft1", "--without")
+    assert (done[0], "rebuilt/a@v2" in done[2]) == (0, True)
+
+
+def test_tokens_are_made_and_asked_for(shared: Path, tmp_path: Path) -> None:
+    settings = Settings(home=shared, threads=1, auth="required")
+    with Registry.open(settings) as registry:
+        admin, _ = registry.tokens.create("root", Grants.parse({"*": ["admin"]}))
+    with running(create_app(settings)) as url:
+
+        def run(token: str, *arguments: str) -> tuple[int, str, str]:
+            environment = {"GRAFTWORK_HOME": str(tmp_path), "GRAFTWORK_URL": url, "GRAFTWORK_TOKEN": token}
+            return invoke(environment, *arguments)
+
+        code, secret, err = run(admin, "tokens", "create", "ada", "--grant", "tiny=read")
+        assert (code, err.endswith("for ada; keep it, it is not shown again:\n")) == (0, True)
+        made = json.loads(run(admin, "tokens", "ls", "--json")[1])[0]
+        assert (made["owner"], made["grants"]) == ("ada", {"tiny": ["read"]})
+        assert run(secret.strip(), "show", "tiny/a")[0] == 0
+        assert run(secret.strip(), "whoami")[2] == "ada may write nowhere.\n"
+        assert run(admin, "whoami")[2] == "root may write everywhere.\n"
+        writer = run(admin, "tokens", "create", "bo", "--grant", "up=write")[1].strip()
+        assert run(writer, "whoami")[2] == "bo may write in up.\n"
+        assert json.loads(run(writer, "whoami", "--json")[1])["namespaces"] == ["up"]
+        assert run(secret.strip(), "alias", "set", "tiny/a", "prod", "v2")[0] == 5
+        assert run(admin, "tokens", "revoke", str(made["id"]))[2].endswith("of ada is good for nothing now.\n")
+        for token in (secret.strip(), ""):
+            assert run(token, "show", "tiny/a")[0] == 5
+
+
+LOCAL = [
+    ("gc",),
+    ("verify", "tiny/a"),
+    ("adapters", "inspect", "tiny/a"),
+    ("extract", "tiny/ft0", "--base", "tiny/base", "--name", "x/y"),
+    ("experts", "create", "x/y", "--member", "tiny/a"),
+    ("sweep", "sweep.yaml"),
+    ("merge", "recipe.yaml", "out"),
+    ("merge", "recipe.yaml", "--plan"),
+    ("merge", "recipe.yaml", "--threads", "2"),
+]
+
+
+@pytest.mark.parametrize("arguments", LOCAL, ids=" ".join)
+def test_what_does_not_go_through_a_server_says_so(there: Run, arguments: tuple[str, ...]) -> None:
+    code, out, err = there(*arguments)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: \S.* does not go through a server: .* --home\. See 'graft .* --help'\.\n", err)
+
+
+def test_where_nobody_is_asked_everything_may_be_written(here: Run, there: Run) -> None:
+    assert here("whoami")[2] == "api may write everywhere.\n"
+    assert there("whoami")[2] == "local may write everywhere.\n"
+
+
+def test_the_options_come_before_the_environment(there: Run, shared: Path, url: str, tmp_path: Path) -> None:
+    assert there("ls", "--home", shared) == invoke({"GRAFTWORK_HOME": str(tmp_path)}, "ls", "--server", url)
+    assert "Name either --home or --server" in there("ls", "--home", shared, "--server", url)[2]
+    assert there("gc", "--home", shared)[0] == 0
+    assert invoke({"GRAFTWORK_HOME": str(tmp_path)}, "gc", "--server", url)[0] == 2
+
+
+def test_a_server_that_is_not_there_is_said_to_be_unreachable(there: Run) -> None:
+    code, _, err = there("ls", "--server", "http://127.0.0.1:1")
+    assert (code, err.startswith("error: The server http://127.0.0.1:1 cannot be reached")) == (1, True)
