@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.responses import RedirectResponse
 
 from graftwork import __version__
 from graftwork.api import errors, idempotency, limits, openapi
@@ -18,6 +19,7 @@ from graftwork.api.idempotency import Keeping
 from graftwork.api.limits import BodyLimit
 from graftwork.api.metrics import Metrics
 from graftwork.api.observing import Observing
+from graftwork.api.queries import refuse_unknown_parameters
 from graftwork.api.routes import (
     adapters,
     aliases,
@@ -97,7 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Keeping)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(Observing, metrics=app.state.metrics)
-    rest = APIRouter(prefix="/api/v1")
+    rest = APIRouter(prefix="/api/v1", dependencies=[Depends(refuse_unknown_parameters)])
     for noun in REST:
         rest.include_router(noun.router)
     app.include_router(rest)
@@ -106,5 +108,11 @@ def create_app(settings: Settings) -> FastAPI:
     for noun in (health, metrics):
         app.include_router(noun.router)
     openapi.install(app)
+    app.add_route("/", _to_the_docs, include_in_schema=False)
     app.router.routes.append(HubRoute())  # last, so that it hides nothing
     return app
+
+
+def _to_the_docs(request: Request) -> Response:
+    """What whoever types the server's address into a browser looks for."""
+    return RedirectResponse("/docs")

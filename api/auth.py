@@ -33,7 +33,7 @@ ADMIN_PREFIXES = (
 OPERATOR_PATHS = frozenset({"/metrics"})
 """For whoever may read everywhere."""
 INFERENCE_PREFIX = "/v1/"
-EXPECTED = "send a token that is good: Authorization: Bearer gw_..."
+EXPECTED = "send Authorization: Bearer gw_..., or set GRAFTWORK_TOKEN for graft"
 
 Principal = Access
 NOBODY_ASKED = Access(LOCAL_OWNER, ALL)
@@ -54,9 +54,11 @@ async def identify(request: Request, services: ServicesDep) -> Access:
 
 def _authenticate(request: Request, services: Services) -> Access:
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    token = services.registry.tokens.authenticate(secret.strip()) if scheme.lower() == "bearer" else None
-    if token is None:
-        raise Unauthorized(reason=f"{request.method} {request.url.path} needs authentication; {EXPECTED}")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise Unauthorized(reason=f"{request.method} {request.url.path} needs a token, and none was given; {EXPECTED}")
+    token = services.registry.tokens.authenticate(secret.strip())
+    if token is None:  # who guesses tokens is not told which ones there were
+        raise Unauthorized(reason=f"The token that was given is not known, or expired or revoked; {EXPECTED}")
     return Access(token.owner, token.grants)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from http import HTTPStatus
 from typing import Any
@@ -13,11 +14,15 @@ from starlette.exceptions import HTTPException
 
 from graftwork.api.schemas.problem import InferenceError, InferenceProblem, Problem
 from graftwork.context import request_id
-from graftwork.errors import GraftworkError, InvalidInput, InvalidRequest, Overloaded, Unauthorized, outcome
+from graftwork.errors import GraftworkError, InvalidInput, InvalidRequest, Unauthorized, outcome
+from graftwork.errors.wording import UNKNOWN_KEY, first_problem, in_words
 
 INFERENCE_PREFIX = "/v1"
 REQUEST_ID_HEADER = "X-Request-Id"
 RETRY_AFTER_SECONDS = 1
+SHOWN = 3
+"""Fields with something wrong that are named beside the first one."""
+COMES_BACK = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 INFERENCE_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -75,12 +80,9 @@ def respond(request: Request, error: GraftworkError, *, status: int | None = Non
 
 
 def _headers(error: GraftworkError) -> dict[str, str] | None:
-    match error:
-        case Overloaded():
-            return {"Retry-After": str(error.fields.get("retry_after", RETRY_AFTER_SECONDS))}
-        case Unauthorized():
-            return {"WWW-Authenticate": "Bearer"}
-    return None
+    if outcome(error).status in COMES_BACK:
+        return {"Retry-After": str(error.fields.get("retry_after", RETRY_AFTER_SECONDS))}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
 
 
 async def _graftwork_error(request: Request, error: Exception) -> Response:
@@ -90,11 +92,14 @@ async def _graftwork_error(request: Request, error: Exception) -> Response:
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    first, *others = error.errors()
-    reason = _reason(first)
-    if others:
-        reason += f" (and {len(others)} more)"
+    problems = list(error.errors())
+    if any(problem["loc"][0] == "body" for problem in problems) and not _is_json(request):
+        return respond(request, InvalidRequest(field="Content-Type", reason="expected application/json"))
+    first = first_problem(problems)
     field = "body" if first["type"] == "json_invalid" else _location(first["loc"])
+    reason = in_words(first) + _hint(request, first)
+    if others := {_location(problem["loc"]): None for problem in problems if problem["loc"] != first["loc"]}:
+        reason += f" (there is more at {', '.join(list(others)[:SHOWN])})"
     return respond(request, InvalidRequest(field=field, reason=reason))
 
 
@@ -139,10 +144,25 @@ def _plain(value: object) -> object:
 
 def _location(parts: tuple[int | str, ...]) -> str:
     """`("body", "models", 0, "model")` as `models[0].model`."""
-    path = ".".join(str(part) for part in (parts[1:] if parts[0] == "body" and len(parts) > 1 else parts))
+    path = ".".join(str(part) for part in (parts[1:] if parts[0] in ("body", "header") and len(parts) > 1 else parts))
     return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", path)
 
 
-def _reason(failure: Any) -> str:
-    message = str(failure["msg"]).removeprefix("Value error, ").rstrip(".")
-    return message[:1].lower() + message[1:]
+def _is_json(request: Request) -> bool:
+    """Whether the request says that its body is JSON, or has none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_empty = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers
+    return kind == "application/json" or kind.endswith("+json") or is_empty
+
+
+def _hint(request: Request, problem: Any) -> str:
+    """What a missing header looks like, or which key of the body one that is not known may be a misspelling of."""
+    route, (place, *below) = request.scope["route"].dependant, problem["loc"]
+    if place == "header" and problem["type"] == "missing":
+        told = next(param.field_info for param in route.header_params if param.alias == below[0])
+        return f": {told.description}, such as {told.examples[0]}"
+    if problem["type"] != UNKNOWN_KEY or len(below) != 1 or len(route.body_params) != 1:
+        return ""
+    known = getattr(route.body_params[0].field_info.annotation, "model_fields", {})
+    close = difflib.get_close_matches(str(below[0]), known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -86,7 +86,8 @@ def tenant_of(services: Services, request: Request, otherwise: str) -> str:
 
 def encode(engine: Engine, text: str, *, add_special_tokens: bool = True) -> list[int]:
     """The tokens of `text`."""
-    tokens: list[int] = engine.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    # not verbose: how long a text may be is for the engine to say
+    tokens: list[int] = engine.tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False)
     return tokens
 
 

@@ -84,7 +84,7 @@ def register(
             also=also,
         )
     except GraftworkError as error:
-        raise as_sent(error, folder) from None
+        raise error.naming(folder, "the upload") from None
 
 
 def move_aliases(services: Services, principal: Principal, version: Version, aliases: Iterable[str]) -> None:
@@ -100,15 +100,6 @@ def describe(response: Response, version: Version, *, is_new: bool) -> None:
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/artifacts/{version.name}/versions/v{version.number}"
     response.headers["ETag"] = f'"{version.digest}"'
-
-
-def as_sent(error: GraftworkError, folder: Path) -> GraftworkError:
-    """`error` with the client's names of the files instead of their paths in `folder`."""
-    fields: dict[str, object] = {}
-    for name, value in error.fields.items():
-        is_text = isinstance(value, str | Path)
-        fields[name] = str(value).replace(f"{folder}/", "").replace(str(folder), "the upload") if is_text else value
-    return type(error)(**fields)
 
 
 def _refuse_infinite(folder: Path) -> None:

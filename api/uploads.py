@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +23,14 @@ MAX_FIELDS = 64
 MAX_FIELD_BYTES = 4096
 OVERHEAD_BYTES = 1 << 20
 """What the fields and the headers of a form may take beside its files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a form may bring: these text fields, and at most so many bytes of files."""
+
+    fields: Collection[str]
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +56,26 @@ class Upload:
         return value
 
 
-async def receive(request: Request, folder: Path, *, limit: int) -> Upload:
-    """Stream the multipart body of `request` into `folder`, at most `limit` bytes of files.
+async def receive(request: Request, folder: Path, allowed: Allowed) -> Upload:
+    """Stream the multipart body of `request` into `folder`.
 
-    Raises InvalidRequest for a body that is not multipart or is cut short, TooLarge past the limit (before anything is
-    read where Content-Length tells), UnsafeFile for a file name that is not plain, StorageFull. A client that is
-    refused can go on sending for a while, so that it gets to read why.
+    Raises InvalidRequest for a body that is not multipart, has a field that is not allowed or is cut short, TooLarge
+    past the limit (before anything is read where Content-Length tells), UnsafeFile for a file name that is not plain,
+    StorageFull. A client that is refused can go on sending for a while, so that it gets to read why.
     """
     stream = stream_of(request)
     try:
-        if (content_length(request) or 0) > limit + OVERHEAD_BYTES:
-            raise TooLarge(what="The upload", actual="more bytes", limit=f"{limit} bytes")
-        return await _receive(stream, _Staging(folder, _boundary(request), limit))
+        if (content_length(request) or 0) > allowed.bytes + OVERHEAD_BYTES:
+            raise _too_large(allowed)
+        return await _receive(stream, _Staging(folder, _boundary(request), allowed))
     except GraftworkError:
         await discard(request, stream)
         raise
 
 
-def parse(request: Request, body: bytes, folder: Path, *, limit: int) -> Upload:
+def parse(request: Request, body: bytes, folder: Path, allowed: Allowed) -> Upload:
     """What `receive` gives, of a body that came whole."""
-    staging = _Staging(folder, _boundary(request), limit)
+    staging = _Staging(folder, _boundary(request), allowed)
     try:
         staging.feed(body)
     finally:
@@ -106,9 +114,9 @@ class _Part:
 class _Staging:
     """The receiver of one multipart body."""
 
-    def __init__(self, folder: Path, boundary: bytes, limit: int) -> None:
+    def __init__(self, folder: Path, boundary: bytes, allowed: Allowed) -> None:
         self._folder = folder
-        self._limit = limit
+        self._allowed = allowed
         self._received = self._total = 0
         self._fields: dict[str, list[str]] = {}
         self._files: list[str] = []
@@ -134,8 +142,9 @@ class _Staging:
     def feed(self, data: bytes) -> None:
         """Parse `data` and write what belongs to files."""
         self._total += len(data)
-        if self._total > self._limit + OVERHEAD_BYTES:  # also after the closing boundary, where nothing else counts
-            raise TooLarge(what="The upload", actual="more bytes", limit=f"{self._limit} bytes")
+        # also past the closing boundary, where nothing else counts
+        if self._total > self._allowed.bytes + OVERHEAD_BYTES:
+            raise _too_large(self._allowed)
         try:
             with refuse_full(self._folder):
                 self._parser.write(data)
@@ -173,6 +182,9 @@ class _Staging:
         self._part.name = _text(options[b"name"])
         if b"filename" in options:
             self._part.sink = self._open(_text(options[b"filename"]))
+        elif self._part.name not in self._allowed.fields:
+            known = ", ".join(self._allowed.fields)
+            raise InvalidRequest(field=self._part.name[:80], reason=f"there is no such form field; there is {known}")
 
     def _open(self, name: str) -> BinaryIO:
         if FILE_NAME.fullmatch(name) is None:
@@ -193,8 +205,8 @@ class _Staging:
                 )
             return
         self._received += end - start
-        if self._received > self._limit:
-            raise TooLarge(what="The upload", actual="more bytes", limit=f"{self._limit} bytes")
+        if self._received > self._allowed.bytes:
+            raise _too_large(self._allowed)
         self._part.sink.write(data[start:end])
 
     def _end_part(self) -> None:
@@ -207,6 +219,10 @@ class _Staging:
 
     def _end(self) -> None:
         self._complete = True
+
+
+def _too_large(allowed: Allowed) -> TooLarge:
+    return TooLarge(what="The upload", actual="more bytes", limit=f"{allowed.bytes} bytes")
 
 
 def _text(value: bytes) -> str:

@@ -18,13 +18,32 @@ MAX_VALUES = 100_000
 """Of a document, with what its aliases repeat: nine lines of YAML can stand for billions."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Of a key that is given twice YAML's loader would keep the last value, and say nothing."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in seen:
+                    both = "" if seen[name] == line else f"{seen[name]} and "
+                    raise ValueError(f"the key {key.value!r} is given twice, in line {both}{line}")
+                seen[name] = line
+        return node
+
+
 def load_yaml(text: str) -> list[Any]:
-    """The documents of a YAML text. Raises ValueError, which says why, for what is no YAML or too much of it."""
+    """The documents of a YAML text.
+
+    Raises ValueError, which says why, for what is no YAML or too much of it, and for a key that is given twice.
+    """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"it has {len(text):,} characters; at most {MAX_CHARACTERS:,} are accepted")
     try:
         text.encode()
-        documents = list(yaml.safe_load_all(text))
+        documents = list(yaml.load_all(text, _Loader))
         for document in documents:
             if _values(document, {}, set()) > MAX_VALUES:
                 raise ValueError(f"with its aliases written out it has over {MAX_VALUES:,} values")

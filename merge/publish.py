@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from graftwork import __version__
-from graftwork.errors import InvalidRecipe
+from graftwork.errors import ArtifactNotFound, InvalidRecipe
 from graftwork.merge.execute import Report
 from graftwork.merge.lora.adapter_plan import AdapterPlan
 from graftwork.merge.models.sources import Finder, Origin
@@ -15,11 +15,12 @@ from graftwork.merge.output.workplace import workplace
 from graftwork.merge.output.writer import check_room
 from graftwork.merge.plan import SMALL_FILES, Plan, plan
 from graftwork.merge.rebuild.recipes import references_of
-from graftwork.merge.recipe import ModelEntry, Recipe, digest
+from graftwork.merge.recipe import ModelEntry, Recipe, digest, load_recipe
 from graftwork.merge.steps import carried_out
 from graftwork.progress import Progress, silent
+from graftwork.registry.access import doer
 from graftwork.registry.importer import Also, import_staged
-from graftwork.registry.refs import Name, Ref
+from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import Kind, Parent, Relation, Version
 from graftwork.settings import Settings
@@ -54,7 +55,7 @@ def publish(
         aside = scratch / "merged"
         with carried_out(recipe, aside, settings=settings, registry=registry, progress=progress, paths=paths) as steps:
             planned = plan(recipe, settings=settings, registry=registry, paths=paths, steps=steps)
-            kind = Kind.ADAPTER if isinstance(planned, AdapterPlan) else Kind.CHECKPOINT
+            kind = _kind_of(planned)
             registry.catalog.check_kind(target, kind)
             merge = identity(planned) if isinstance(planned, Plan) else None
             with workplace(scratch, merge, keep) as folder:
@@ -70,10 +71,17 @@ def publish(
                     aliases=recipe.output.aliases,
                     metadata=_metadata(planned, report) | dict(metadata or {}),
                     parents=[*_parents(planned, registry), *parents],
-                    actor="merge",
+                    actor=doer("merge"),
                     also=also,
                     progress=progress,
                 )
+
+
+def target_of(recipe: Recipe, name: str | None) -> Name:
+    """`artifact_name`, once the recipe's aliases were found to be some. Raises InvalidRecipe, InvalidReference."""
+    for alias in recipe.output.aliases:
+        check_alias(alias)
+    return artifact_name(recipe, name)
 
 
 def artifact_name(recipe: Recipe, name: str | None) -> Name:
@@ -82,6 +90,37 @@ def artifact_name(recipe: Recipe, name: str | None) -> Name:
     if chosen is None:
         raise InvalidRecipe(where="output.name", reason="a merge into the registry needs a name, NAMESPACE/NAME")
     return Name.parse(chosen)
+
+
+def made_before(planned: Plan | AdapterPlan, registry: Registry, target: Name) -> Version | None:
+    """The version of an artifact that the same recipe made of the same versions, whatever it called them.
+
+    None also where that cannot be told, as with models that are folders. Raises KindConflict.
+    """
+    registry.catalog.check_kind(target, _kind_of(planned))
+    origins = (*planned.models, *(() if planned.base is None else (planned.base,)))
+    if any(origin.version is None for origin in origins):
+        return None
+    try:
+        versions = registry.catalog.versions(target)
+    except ArtifactNotFound:
+        return None
+    parents = {(parent.digest, parent.relation, parent.position) for parent in _parents(planned, registry)}
+    wanted = _nameless(planned.recipe)
+    for version in versions:
+        merge = version.metadata.get("merge")
+        edges = {(edge.parent, edge.relation, edge.position) for edge in registry.lineage.parents(version.digest)}
+        if isinstance(merge, dict) and edges == parents and _nameless(load_recipe(merge["recipe"])) == wanted:
+            return version
+    return None
+
+
+def _kind_of(planned: Plan | AdapterPlan) -> Kind:
+    return Kind.ADAPTER if isinstance(planned, AdapterPlan) else Kind.CHECKPOINT
+
+
+def _nameless(recipe: Recipe) -> str:
+    return digest(recipe.with_references(lambda reference: ""))
 
 
 def _base_of(planned: Plan | AdapterPlan, registry: Registry) -> Ref | None:

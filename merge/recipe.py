@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +12,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from graftwork.errors import InvalidRecipe, SourceNotFound
+from graftwork.errors.wording import UNKNOWN_KEY, in_words
 from graftwork.merge.documents import flatten_modules, parse_documents
+from graftwork.merge.problem import did_you_mean, first_problem
 from graftwork.merge.sections import (
     DTYPES,
     ConsensusModifier,
@@ -167,13 +168,6 @@ def digest(recipe: Recipe) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """The known names as a list, with the closest one pointed out."""
-    names = sorted(known)
-    close = difflib.get_close_matches(wrong, names, n=1)
-    return ", ".join(names) + (f" (did you mean {close[0]}?)" if close else "")
-
-
 def _plain(recipe: Recipe) -> dict[str, Any]:
     plain = recipe.model_dump(mode="json", exclude_defaults=True, exclude=NOT_PART_OF_IT)
     return {key: value for key, value in plain.items() if value != {}}
@@ -245,13 +239,15 @@ def _joined(documents: list[Recipe]) -> Recipe:
 
 
 def _first_problem(error: ValidationError) -> InvalidRecipe:
-    problem = error.errors(include_url=False)[0]
+    problem = first_problem(error)
     place = problem["loc"]
-    if problem["type"] != "extra_forbidden":
-        reason = problem["msg"].removeprefix("Value error, ")
-        return InvalidRecipe(where=_path(place) or "the top", reason=reason[:1].lower() + reason[1:])
-    known = did_you_mean(str(place[-1]), _keys_beside(place))
-    return InvalidRecipe(where=_path(place), reason=f"there is no such key; there is {known}")
+    if problem["type"] != UNKNOWN_KEY:
+        return InvalidRecipe(where=_path(place) or "the top", reason=in_words(problem))
+    keys = _keys_beside(place)
+    reason = f"there is no such key; there is {did_you_mean(str(place[-1]), keys)}"
+    if "parameters" in keys:
+        reason += "; what the method takes goes under parameters"
+    return InvalidRecipe(where=_path(place), reason=reason)
 
 
 def _keys_beside(place: tuple[int | str, ...]) -> Iterable[str]:

@@ -72,6 +72,11 @@ def acting_for(somebody: Access) -> Iterator[None]:
         access.reset(token)
 
 
+def doer(otherwise: str = "") -> str:
+    """Whom the work at hand is done for, as the audit log names them; `otherwise` where nobody asked for it."""
+    return access.get().owner or otherwise
+
+
 def require(scope: Scope, namespace: str) -> None:
     """Raise Forbidden unless whom this is done for has `scope` in the namespace."""
     access.get().require(scope, namespace)

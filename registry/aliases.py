@@ -10,8 +10,8 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from graftwork.errors import AliasConflict, AliasNotFound, RevisionNotFound
-from graftwork.registry.access import require
-from graftwork.registry.audit import record
+from graftwork.registry.access import doer, require
+from graftwork.registry.audit import Action, record
 from graftwork.registry.db import Database, clock
 from graftwork.registry.grants import Scope
 from graftwork.registry.marks import require_usable
@@ -169,7 +169,8 @@ def _record(
     session: Session, artifact_id: int, alias: str, before: str | None, after: str | None, actor: str, reason: str
 ) -> None:
     artifact = session.get_one(ArtifactRow, artifact_id)
-    action = "alias.move" if after is not None else "alias.delete"
+    action: Action = "alias.move" if after is not None else "alias.delete"
+    actor = actor or doer()
     details = {"before": before, "after": after, "reason": reason}
     record(session, actor, action, f"{artifact.namespace}/{artifact.name}@{alias}", details)
     session.execute(

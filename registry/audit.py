@@ -5,16 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from graftwork.context import request_id
+from graftwork.registry.access import doer
 from graftwork.registry.db import Database, clock
 from graftwork.registry.models import AuditRow
 from graftwork.registry.versions import moment
 
+Action = Literal[
+    "alias.delete",
+    "alias.intend",
+    "alias.move",
+    "artifact.private",
+    "artifact.tags",
+    "gc.apply",
+    "quota.set",
+    "repository.commit",
+    "repository.create",
+    "repository.delete",
+    "schedule.change",
+    "schedule.create",
+    "schedule.pause",
+    "schedule.remove",
+    "schedule.resume",
+    "token.create",
+    "token.revoke",
+    "version.lift",
+    "version.quarantine",
+    "version.register",
+    "version.restore",
+    "version.withdraw",
+]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 ADD = insert(AuditRow.plain()).values(happened_at=clock())
 
 
@@ -37,7 +63,7 @@ class Audit:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def record(self, actor: str, action: str, target: str, details: Mapping[str, Any]) -> None:
+    def record(self, actor: str, action: Action, target: str, details: Mapping[str, Any]) -> None:
         """Add an entry in a transaction of its own."""
         with self._database.write() as session:
             record(session, actor, action, target, details)
@@ -76,7 +102,7 @@ class Audit:
             ]
 
 
-def record(session: Session, actor: str, action: str, target: str, details: Mapping[str, Any]) -> None:
-    """Add an entry in the transaction of the change itself."""
-    entry = {"actor": actor, "action": action, "target": target, "details": dict(details)}
+def record(session: Session, actor: str, action: Action, target: str, details: Mapping[str, Any]) -> None:
+    """Add an entry in the transaction of the change itself; without an actor it is whom the work is done for."""
+    entry = {"actor": actor or doer(), "action": action, "target": target, "details": dict(details)}
     session.execute(ADD, {**entry, "request_id": request_id.get()})

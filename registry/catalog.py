@@ -13,19 +13,19 @@ from sqlalchemy.orm import Session
 from graftwork.errors import ArtifactNotFound, KindConflict, RevisionNotFound
 from graftwork.registry.access import access, require, shown, shown_version
 from graftwork.registry.aliases import move_alias
-from graftwork.registry.audit import record
 from graftwork.registry.blobs import BlobStore
 from graftwork.registry.db import Database
 from graftwork.registry.deposits import Deposit, touch
 from graftwork.registry.grants import Scope
-from graftwork.registry.models import AliasRow, ArtifactRow, BlobRow, TensorRow, VersionRow
+from graftwork.registry.marks import Mark
+from graftwork.registry.models import AliasRow, ArtifactRow, BlobRow, MarkRow, TensorRow, VersionRow
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registration import Entry, enter, kind_of
 from graftwork.registry.resolution import files_of, find_version
 from graftwork.registry.rows import (
     find_artifact,
-    newest_with,
     not_withdrawn,
+    oldest_with,
     require_known,
     require_present,
     versions_of,
@@ -54,6 +54,10 @@ class Artifact:
     latest: Version
     aliases: Mapping[str, str]
     """Alias to digest."""
+    private: bool
+    """Whether it is there only for those who may read in its namespace."""
+    quarantined: bool
+    """Whether the newest version is."""
 
 
 class Catalog:
@@ -107,16 +111,6 @@ class Catalog:
         with self._database.read() as session:
             return bool(session.scalar(select(ArtifactRow.private).where(ArtifactRow.key == name.key)))
 
-    def set_private(self, name: Name, private: bool, *, actor: str = "") -> None:
-        """Hide an artifact from whoever may not read in its namespace, or show it to all.
-
-        Raises Forbidden, ArtifactNotFound.
-        """
-        with self._database.write() as session:
-            require(Scope.WRITE, name.namespace)
-            find_artifact(session, name).private = private
-            record(session, actor, "artifact.private", str(name), {"private": private})
-
     def check_kind(self, name: Name, kind: Kind) -> None:
         """Raise KindConflict if `name` holds versions of another kind."""
         with self._database.read() as session:
@@ -133,9 +127,12 @@ class Catalog:
             return find_version(session, Ref.parse(ref) if isinstance(ref, str) else ref)
 
     def by_digest(self, digest: str) -> Version:
-        """The newest version with this content, under whichever name. Raises RevisionNotFound."""
+        """The version with this content that was first: its name stays when others register the same.
+
+        Those that were withdrawn come after those that were not. Raises RevisionNotFound.
+        """
         with self._database.read() as session:
-            return Version.from_row(newest_with(session, digest))
+            return Version.from_row(oldest_with(session, digest))
 
     def require_shown(self, digests: Collection[str]) -> None:
         """Raise RevisionNotFound if any of these versions is there only under names that are private to others."""
@@ -194,7 +191,7 @@ class Catalog:
         `search` is a part of the name. Case does not matter. Private ones of others are left out.
         """
         there = exists().where(VersionRow.artifact_id == ArtifactRow.id, not_withdrawn())
-        columns = (getattr(ArtifactRow, name) for name in ("id", "namespace", "name", "kind", "created_at"))
+        columns = (getattr(ArtifactRow, name) for name in ("id", "namespace", "name", "kind", "private", "created_at"))
         query: Select[Any] = select(*columns).where(there, shown()).order_by(ArtifactRow.key).limit(limit)
         if kind is not None:
             query = query.where(ArtifactRow.kind == kind)
@@ -240,7 +237,9 @@ def _with_latest(session: Session, artifacts: Sequence[ArtifactRow | Row[Any]]) 
     )
     newest = (VersionRow.artifact_id == counted.c.artifact_id) & (VersionRow.number == counted.c.newest)
     columns = (VersionRow.id, *(getattr(VersionRow, name) for name in ("artifact_id", "number", "digest", "base")))
-    query = select(*columns, VersionRow.details, VersionRow.created_at, counted.c.total).join(counted, newest)
+    quarantined = exists().where(MarkRow.version_id == VersionRow.id, MarkRow.mark == Mark.QUARANTINED)
+    more = (VersionRow.details, VersionRow.created_at, counted.c.total, quarantined.label("quarantined"))
+    query = select(*columns, *more).join(counted, newest)
     latest = {row.artifact_id: row for row in session.execute(query)}
     files = files_of(session, [row.id for row in latest.values()])
     aliases: dict[int, dict[str, str]] = {}
@@ -253,6 +252,7 @@ def _with_latest(session: Session, artifacts: Sequence[ArtifactRow | Row[Any]]) 
             name, kind = Name(artifact.namespace, artifact.name), Kind(artifact.kind)
             held, made = files.get(row.id, ()), moment(row.created_at)
             version = Version(name, kind, row.number, row.digest, row.base, held, row.details, made)
-            since = moment(artifact.created_at)
-            found.append(Artifact(name, kind, since, row.total, version, aliases.get(artifact.id, {})))
+            pointers, since = aliases.get(artifact.id, {}), moment(artifact.created_at)
+            marked = {"private": artifact.private, "quarantined": row.quarantined}
+            found.append(Artifact(name, kind, since, row.total, version, pointers, **marked))
     return found

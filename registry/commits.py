@@ -154,7 +154,7 @@ def _laid_out(
         try:
             yield _Attempt(head, tree, fresh, folder)
         except GraftworkError as error:
-            raise _as_sent(error, folder) from error
+            raise error.naming(folder, "The repository") from error
 
 
 def _link(source: Path, target: Path) -> None:
@@ -164,15 +164,6 @@ def _link(source: Path, target: Path) -> None:
         raise
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _as_sent(error: GraftworkError, folder: Path) -> GraftworkError:
-    """`error` with paths in the repository instead of those in the folder."""
-    fields = {
-        name: str(value).replace(f"{folder}/", "").replace(str(folder), "The repository")
-        for name, value in error.fields.items()
-    }
-    return type(error)(**fields)
 
 
 def _record(registry: Registry, change: Change, attempt: _Attempt, actor: str) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -9,13 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Double, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.functions import FunctionElement
 
-from graftwork.errors import InvalidSetting, OperationFailed, StorageFull
+from graftwork.errors import DatabaseUnavailable, InvalidSetting, OperationFailed, StorageFull
 from graftwork.registry.models import SCHEMA_REVISION
 
 BUSY_SECONDS = 30
@@ -25,7 +27,11 @@ EXPECTED_URL = "an sqlite:// or postgresql:// URL"
 ADVISORY_LOCK = 0x6772616674
 KEYED_LOCKS = 0x67726166
 DISK_FULL_SQLSTATE = "53100"
+LOST_SQLSTATES = ("08", "57P", "53300")
+"""How those begin that say that the connection is gone, the server stops or starts, or has too many connections."""
 SHARE = text("SELECT pg_advisory_xact_lock_shared(:all), pg_advisory_xact_lock(:space, hashtext(:key))")
+
+logger = logging.getLogger(__name__)
 
 
 class clock(FunctionElement[float]):  # noqa: N801 (reads as an SQL function)
@@ -47,7 +53,11 @@ def _postgresql_clock(element: clock, compiler: Any, **options: Any) -> str:
 
 
 class Database:
-    """An engine and the two kinds of transaction that the registry uses."""
+    """An engine and the two kinds of transaction that the registry uses.
+
+    Each of them raises DatabaseUnavailable when the database does not answer. That, and that it answers again, is
+    logged once, however many wait for it.
+    """
 
     def __init__(self, url: str) -> None:
         try:
@@ -67,6 +77,7 @@ class Database:
             shown = parsed.render_as_string(hide_password=True)
             raise InvalidSetting(name="database_url", value=shown, expected=EXPECTED_URL)
         self._writer = self.engine.execution_options(immediate=True)
+        self._is_lost = False
         is_remote = backend != "sqlite"
         # PostgreSQL shows each statement what was committed before it: BEGIN and ROLLBACK would be words for nothing
         single = self.engine.execution_options(isolation_level="AUTOCOMMIT") if is_remote else None
@@ -75,13 +86,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that changes nothing; on SQLite it sees one state of the database."""
-        with Session(self._reader) as session:
+        with self._told(), Session(self._reader) as session:
             yield session
 
     @contextmanager
     def once(self) -> Iterator[Session]:
         """A session for a single statement, which is committed with it."""
-        with self._told_when_full(), Session(self._single) as session, session.begin():
+        with self._told(), Session(self._single) as session, session.begin():
             yield session
 
     @contextmanager
@@ -94,7 +105,7 @@ class Database:
             yield session
             return
         with (
-            self._told_when_full(),
+            self._told(),
             Session(self._writer, expire_on_commit=False) as opened,
             opened.begin(),
         ):
@@ -123,30 +134,33 @@ class Database:
                 if _revision(connection) != SCHEMA_REVISION:
                     _upgrade(connection, self._name)
         except DBAPIError as error:
-            reason = str(error.orig).strip().partition("\n")[0]
-            raise OperationFailed(what=f"Opening {self._name}", reason=reason) from error
+            raise OperationFailed(what=f"Opening {self._name}", reason=_reason(error)) from error
 
     def is_migrated(self) -> bool:
-        """Whether the schema is the one that this Graftwork knows. Raises OperationFailed if it cannot be reached."""
-        try:
-            with self.engine.connect() as connection:
-                return _revision(connection) == SCHEMA_REVISION
-        except DBAPIError as error:
-            reason = str(error.orig).strip().partition("\n")[0]
-            raise OperationFailed(what=f"Reaching {self._name}", reason=reason) from error
+        """Whether the schema is the one that this Graftwork knows."""
+        with self._told(), self.engine.connect() as connection:
+            return _revision(connection) == SCHEMA_REVISION
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
     @contextmanager
-    def _told_when_full(self) -> Iterator[None]:
+    def _told(self) -> Iterator[None]:
         try:
             yield
-        except DBAPIError as error:
-            if _is_disk_full(error.orig):
+        except (DBAPIError, PoolExhausted) as error:
+            if isinstance(error, DBAPIError) and _is_disk_full(error.orig):
                 raise StorageFull(path=self._name, needed="more", available="none to spare") from error
-            raise
+            if not _is_lost(error):
+                raise
+            if not self._is_lost:
+                self._is_lost = True
+                logger.warning("%s does not answer: %s", self._name, _reason(error))
+            raise DatabaseUnavailable() from error
+        if self._is_lost:
+            self._is_lost = False
+            logger.info("%s answers again", self._name)
 
     @property
     def _name(self) -> str:
@@ -195,6 +209,19 @@ def _is_disk_full(error: BaseException | None) -> bool:
         getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
         or getattr(error, "sqlstate", None) == DISK_FULL_SQLSTATE
     )
+
+
+def _is_lost(error: DBAPIError | PoolExhausted) -> bool:
+    if not isinstance(error, OperationalError):
+        return isinstance(error, PoolExhausted) or error.connection_invalidated
+    if isinstance(error.orig, sqlite3.Error):
+        return error.orig.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN)
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    return sqlstate is None or sqlstate.startswith(LOST_SQLSTATES)
+
+
+def _reason(error: DBAPIError | PoolExhausted) -> str:
+    return str(getattr(error, "orig", error)).strip().partition("\n")[0]
 
 
 def _revision(connection: Connection) -> str | None:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from graftwork.registry.access import shown_version
 from graftwork.registry.db import Database, clock
 from graftwork.registry.models import EvaluationRow, VersionRow
-from graftwork.registry.rows import newest_with
+from graftwork.registry.rows import oldest_with
 from graftwork.registry.versions import Version, moment
 
 
@@ -72,7 +72,7 @@ class Evaluations:
         found = []
         with self._database.write() as session:
             self._database.exclude(session)
-            owner = newest_with(session, version.digest)
+            owner = oldest_with(session, version.digest)
             for metric, value in metrics.items():
                 key = _key(version.digest, dataset_digest, metric, parameters)
                 row = session.scalar(select(EvaluationRow).where(EvaluationRow.key == key).limit(1))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftwork.errors import SourceNotFound
+from graftwork.errors import GraftworkError, InvalidExpertSet, SourceNotFound
 from graftwork.registry.formats.experts import CONFIG_FILE, FORMAT, WEIGHTS_FILE, parse_document
 from graftwork.registry.importer import import_staged
 from graftwork.registry.refs import Name, Ref
@@ -49,9 +49,14 @@ def create_expert_set(
     """
     if weights is not None and not weights.is_file():
         raise SourceNotFound(source=str(weights), expected="a .safetensors file")
+    if not members:
+        raise InvalidExpertSet(path=name, reason="it has no expert; name at least one member")
     entries = [_entry(registry, member) for member in members]
     document = {"format": FORMAT, "experts": entries, "router": dict(router)}
-    parse_document(document, str(name))
+    parsed = parse_document(document, str(name))
+    routed, top_k = sum(not member.always for member in members), parsed.router.top_k
+    if parsed.router.unit == "expert" and top_k is not None and top_k > routed:
+        raise InvalidExpertSet(path=name, reason=f"its top_k is {top_k}, and it routes {routed}")
     with registry.blobs.scratch() as scratch:
         folder = scratch / "expert-set"
         folder.mkdir()
@@ -59,7 +64,10 @@ def create_expert_set(
         (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         if weights is not None:
             shutil.copyfile(weights, folder / WEIGHTS_FILE)
-        return import_staged(registry, folder, name, kind=Kind.EXPERT_SET, base=base, aliases=aliases, actor=actor)
+        try:
+            return import_staged(registry, folder, name, kind=Kind.EXPERT_SET, base=base, aliases=aliases, actor=actor)
+        except GraftworkError as error:
+            raise error.naming(folder, str(name)) from None
 
 
 def _entry(registry: Registry, member: Member) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -12,6 +12,7 @@ from graftwork.errors import (
     ArtifactNotFound,
     IncompatibleAdapter,
     InvalidAdapter,
+    InvalidCheckpoint,
     InvalidExpertSet,
     InvalidReference,
     InvalidRequest,
@@ -66,6 +67,8 @@ class Candidate:
     headers: Mapping[str, Header]
     parents: Sequence[Parent] = ()
     """What its content says it was made from."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """What its content says of itself, for its metadata."""
 
 
 def import_source(
@@ -85,7 +88,8 @@ def import_source(
     """Register a copy of what is at `source`: a folder, a safetensors file, or `hf:org/name[@rev]`.
 
     An adapter's base is `base`, or the registry's artifact that its configuration names. Without `kind`, a folder
-    with an `adapter_config.json` is an adapter, and other weights are a base, or a checkpoint when `base` is given.
+    with an `adapter_config.json` is an adapter, one with a `config.json` a base, or a checkpoint when `base` is given;
+    tensors with neither come with their kind.
     `also`: see `import_staged`. Raises InvalidContent of every sort, SourceNotFound, HubUnavailable, KindConflict,
     StorageFull and what finding the base raises; then nothing of it is left in the registry.
     """
@@ -151,18 +155,22 @@ def _inspect(registry: Registry, path: Path, order: Order, links_to: Path | None
         base = _base_of(registry, adapter, order)
         check_finite(path / WEIGHTS_FILE, adapter.header, label=WEIGHTS_FILE)
         return Candidate(path, Kind.ADAPTER, base.digest, adapter.files, {WEIGHTS_FILE: adapter.header})
-    if order.kind is Kind.ADAPTER:
+    if order.kind is Kind.ADAPTER or (path / WEIGHTS_FILE).exists():
         raise InvalidAdapter(path=path, reason=f"it is not a folder with an {CONFIG_FILE}")
     if order.kind is Kind.DATASET or (order.kind is None and is_dataset(path)):
         if order.base is not None:
             raise InvalidRequest(field="base", reason=f"{path} is a dataset, which belongs on no base")
         dataset = read_dataset(path, links_to=links_to)
-        return Candidate(dataset.root, Kind.DATASET, None, dataset.files, {})
+        facts = {"dataset": {"task": dataset.config.task, "examples": dataset.examples}}
+        return Candidate(dataset.root, Kind.DATASET, None, dataset.files, {}, facts=facts)
     kind = order.kind or (Kind.CHECKPOINT if order.base else Kind.BASE)
-    if kind not in WEIGHT_KINDS or (kind is Kind.BASE and order.base):
-        accepted = "checkpoint, task_vector" if order.base else ", ".join(WEIGHT_KINDS)
-        raise InvalidRequest(field="kind", reason=f"{path} cannot be a {kind}; accepted are {accepted}")
+    accepted = [kind for kind in WEIGHT_KINDS if kind is not Kind.BASE or order.base is None]
+    if kind not in accepted:
+        raise InvalidRequest(field="kind", reason=f"{path} cannot be a {kind}; accepted are {', '.join(accepted)}")
     layout = read_checkpoint(path, links_to=links_to)
+    if layout.config is None and order.kind is None:
+        reason = f"it has no config.json; bare tensors, which no engine serves, need a kind: {', '.join(accepted)}"
+        raise InvalidCheckpoint(path=path, reason=reason)
     digest = registry.catalog.resolve(order.base).digest if order.base else None
     return Candidate(layout.root, kind, digest, layout.files, layout.headers)
 
@@ -186,7 +194,7 @@ def _expert_set(registry: Registry, path: Path, order: Order, links_to: Path | N
     for file, header in headers.items():
         check_finite(path / file, header, label=file)
     parents = [Parent(member.digest, Relation.EXPERT, None, place) for place, member in enumerate(members)]
-    return Candidate(path, Kind.EXPERT_SET, next(iter(bases)), layout.files, headers, parents)
+    return Candidate(path, Kind.EXPERT_SET, next(iter(bases)), layout.files, headers, parents, layout.facts)
 
 
 def _base_of(registry: Registry, adapter: AdapterLayout, order: Order) -> Version:
@@ -223,7 +231,7 @@ def _publish(registry: Registry, candidate: Candidate, order: Order, content: St
                         tensors=content.tensors,
                         base=candidate.base,
                         parents=[*candidate.parents, *order.parents],
-                        metadata=order.metadata,
+                        metadata={**candidate.facts, **order.metadata},
                         aliases=order.aliases,
                         actor=order.actor,
                         session=session,

@@ -28,6 +28,7 @@ class Intent:
     aliases: tuple[str, ...]
     files: tuple[DeclaredFile, ...]
     part_bytes: int
+    private: bool = False
 
     @property
     def size(self) -> int:
@@ -51,13 +52,15 @@ class Intent:
             "aliases": list(self.aliases),
             "files": [[file.path, file.size, file.sha256] for file in self.files],
             "part_bytes": self.part_bytes,
+            "private": self.private,
         }
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Intent:
         """The intent that `as_json` wrote."""
         files = tuple(DeclaredFile(*entry) for entry in raw["files"])
-        return cls(raw["name"], raw["kind"], raw["base"], tuple(raw["aliases"]), files, raw["part_bytes"])
+        aliases, private = tuple(raw["aliases"]), raw.get("private", False)
+        return cls(raw["name"], raw["kind"], raw["base"], aliases, files, raw["part_bytes"], private)
 
 
 def part_bytes(files: Sequence[DeclaredFile], wanted: int) -> int:

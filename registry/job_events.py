@@ -48,6 +48,13 @@ class JobEvents:
                 for data in rows:
                     record(session, job, kind, data)
 
+    def log(self, job: str, limit: int) -> list[str]:
+        """The last `limit` lines of a job's log, oldest first."""
+        lines = select(JobEventRow.data).where(JobEventRow.job_id == job, JobEventRow.kind == EventKind.LOG)
+        with self._database.read() as session:
+            rows = session.scalars(lines.order_by(JobEventRow.id.desc()).limit(limit)).all()
+        return [str(data["text"]) for data in reversed(rows)]
+
     def after(self, job: str, position: int = 0, limit: int = 1000) -> list[JobEvent]:
         """At most `limit` events of a job whose id is above `position`, oldest first."""
         query = (

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from graftwork.errors import JobNotFound, LeaseLost
+from graftwork.errors import InvalidRequest, JobNotFound, LeaseLost
 from graftwork.registry.access import access, require, shown_job
 from graftwork.registry.db import Database, clock
 from graftwork.registry.grants import EVERYWHERE, Scope
@@ -269,6 +269,19 @@ class Jobs:
         """One job. Raises JobNotFound."""
         with self._database.read() as session:
             return _get(session, id)
+
+    def find(self, beginning: str) -> Job:
+        """The job whose id begins so. Raises JobNotFound, InvalidRequest when several do."""
+        begins = JobRow.id.startswith(beginning, autoescape=True)
+        with self._database.read() as session:
+            rows = session.scalars(select(JobRow).where(begins, shown_job()).limit(2)).all()
+        if not rows or not beginning:
+            raise JobNotFound(id=beginning)
+        if len(rows) > 1:
+            raise InvalidRequest(
+                field="job", reason=f"several have an id that begins with {beginning!r}: give more of it"
+            )
+        return Job.from_row(rows[0])
 
     def counts(self) -> dict[tuple[str, str], int]:
         """How many jobs there are, by kind and state."""

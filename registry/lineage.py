@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 
 from graftwork.registry.db import Database
 from graftwork.registry.descent import Descent, read_descent
-from graftwork.registry.marks import MarkEntry, entries_of
+from graftwork.registry.marks import Mark, MarkEntry, entries_of
 from graftwork.registry.models import EdgeRow, EvaluationRow, MarkRow, VersionRow
 from graftwork.registry.places import Place, chunked, places_of_digests
 from graftwork.registry.refs import Ref
 from graftwork.registry.resolution import find_even_withdrawn
-from graftwork.registry.rows import newest_with
+from graftwork.registry.rows import oldest_with
 from graftwork.registry.versions import Kind, Version
 
 Direction = Literal["up", "down", "both"]
@@ -44,7 +44,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Content in the graph, under all of its names: `refs`, the oldest first; none where all of them are private.
+    """Content in the graph, under all of its names: `refs`, the oldest first and those that were withdrawn last; none
+    where all of them are private.
 
     What was decided about it and how it scored is told under the names that may be seen.
     """
@@ -114,7 +115,7 @@ class Lineage:
         The version is the first node. Raises RevisionNotFound if the registry does not hold `digest`.
         """
         with self._database.read() as session:
-            newest_with(session, digest)
+            oldest_with(session, digest)
             edges: dict[Edge, None] = {}
             truncated = False
             for way in ("up", "down"):
@@ -163,11 +164,12 @@ def _nodes(session: Session, digests: Iterable[str]) -> list[Node]:
             marks.setdefault(entry.digest, []).append(entry)
         for version_id, score in _scores(session, some):
             scores.setdefault(version_id, []).append(score)
+    gone = {entry.version_id for found in marks.values() for entry in found if entry.mark is Mark.WITHDRAWN}
     return [
         Node(
             digest,
             places[digest][0].kind,
-            tuple(place.ref for place in visible[digest]),
+            tuple(place.ref for place in sorted(visible[digest], key=lambda place: place.version_id in gone)),
             tuple(marks.get(digest, ())),
             _without_repeats(visible[digest], scores),
         )

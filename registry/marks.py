@@ -141,7 +141,9 @@ class Marks:
             ]
 
     def lift(self, version: Version, *, actor: str, reason: str) -> list[MarkEntry]:
-        """Clear a version that was quarantined by hand, and what it alone was the cause for. Returns what was cleared.
+        """Clear a version that was quarantined by hand, and what it alone was the cause for.
+
+        Returns what may be used again: what was cleared and is not withdrawn.
 
         Raises InvalidRequest when the version is not quarantined, or is because of another one.
         """
@@ -161,7 +163,7 @@ class Marks:
             for other in session.scalars(_set_by_hand()):
                 _spread(session, other)
             record(session, actor, "version.lift", version.ref, {"digest": version.digest, "reason": reason})
-            still = set(session.scalars(select(MarkRow.version_id).where(MarkRow.mark == Mark.QUARANTINED)))
+            still = set(session.scalars(select(MarkRow.version_id)))
             return [entry for entry in before if entry.version_id not in still]
 
     def withdraw(self, version: Version, *, actor: str, reason: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from graftwork.errors import InvalidSetting
 from graftwork.registry.aliases import Aliases
 from graftwork.registry.audit import Audit
 from graftwork.registry.bases import Bases
@@ -25,7 +26,7 @@ from graftwork.registry.storage.address import open_store
 from graftwork.registry.tags import Tags
 from graftwork.registry.tokens import Tokens
 from graftwork.registry.uploads import Uploads
-from graftwork.settings import Settings
+from graftwork.settings import PREFIX, Settings
 
 
 class Registry:
@@ -56,9 +57,14 @@ class Registry:
     def open(cls, settings: Settings) -> Self:
         """Open the registry in `settings.home`, made and migrated where needed.
 
-        Raises OperationFailed when a newer Graftwork wrote it, InvalidSetting for another kind of database.
+        Raises OperationFailed when a newer Graftwork wrote it, InvalidSetting for another kind of database or a home
+        that cannot be made.
         """
-        settings.home.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            expected = f"a folder, which can be made where it is missing ({error.strerror})"
+            raise InvalidSetting(name=f"{PREFIX}HOME", value=str(settings.home), expected=expected) from None
         registry = cls(settings.home, Database(settings.database), open_store(settings.home, settings))
         try:
             registry.blobs.create()

@@ -151,17 +151,17 @@ class Repositories:
         record(session, proposal.actor, "repository.commit", str(name), details)
         return View(name, revision, proposal.files, version, proposal.parent, moment(since))
 
-    def set_private(self, name: Name, private: bool, *, actor: str = "") -> None:
-        """Hide a repository from whoever may not read in its namespace, or show it to all.
+    def set_private(self, name: Name, private: bool, *, actor: str = "", session: Session | None = None) -> None:
+        """Hide an artifact or a repository from whoever may not read in its namespace, or show it to all.
 
-        Raises ArtifactNotFound, Forbidden.
+        session: the transaction in which, such as that of its first version. Raises ArtifactNotFound, Forbidden.
         """
-        with self._database.write() as session:
-            _find(session, name)
+        with self._database.write(session) as opened:
+            _find(opened, name)
             require(Scope.WRITE, name.namespace)
-            session.execute(update(RepositoryRow).where(RepositoryRow.key == name.key).values(private=private))
-            _hide(session, name, private)
-            record(session, actor, "artifact.private", str(name), {"private": private})
+            opened.execute(update(RepositoryRow).where(RepositoryRow.key == name.key).values(private=private))
+            _hide(opened, name, private)
+            record(opened, actor, "artifact.private", str(name), {"private": private})
 
     def delete(self, name: Name, *, actor: str = "") -> None:
         """Forget a repository of which no version is left; the withdrawn ones go on saying that they were.

@@ -75,7 +75,7 @@ def _find(session: Session, ref: Ref) -> Row[Any]:
             expected = "more digits: several versions have a digest that starts so"
             raise InvalidReference(value=str(ref), expected=expected)
         if found:
-            require_seen(found[0], ref.name)
+            require_seen(session, found[0], ref.name)
             return found[0]
     known = known_revisions(session, find_artifact(session, ref.name))
     raise RevisionNotFound(name=ref.name, revision=ref.revision or "latest", known=known)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, exists, select
 from sqlalchemy.orm import Session
 
 from graftwork.errors import ArtifactNotFound, RevisionNotFound, VersionWithdrawn
-from graftwork.registry.access import access, shown_version
+from graftwork.registry.access import access, shown, shown_version
 from graftwork.registry.models import AliasRow, ArtifactRow, MarkRow, VersionRow
 from graftwork.registry.refs import Name
 
 KNOWN_SHOWN = 8
+ALIKE = 3
+"""Letters with which a name has to begin alike to be thought of as meant."""
+MANY = 500
+SIMILAR = 0.8
+"""As `difflib` measures it."""
 WITHDRAWN = "withdrawn"
 """How the table of marks spells it."""
 
@@ -21,18 +27,27 @@ def find_artifact(session: Session, name: Name) -> ArtifactRow:
     """The artifact of that name, in whatever case. Raises ArtifactNotFound, also for a private one of others."""
     row = session.scalar(select(ArtifactRow).where(ArtifactRow.key == name.key))
     if row is None:
-        raise ArtifactNotFound(name=name)
-    require_seen(row, name)
+        raise _missing(session, name)
+    require_seen(session, row, name)
     return row
 
 
-def require_seen(row: ArtifactRow | Row[Any], name: Name) -> None:
+def require_seen(session: Session, row: ArtifactRow | Row[Any], name: Name) -> None:
     """Raise ArtifactNotFound for an artifact that is private to others, as if there were none of that name.
 
     row: anything that has an artifact's `private` and `namespace`
     """
     if row.private and not access.get().sees(row.namespace):
-        raise ArtifactNotFound(name=name)
+        raise _missing(session, name)
+
+
+def _missing(session: Session, name: Name) -> ArtifactNotFound:
+    """That there is no artifact of that name, and one that may be meant: of those that may be seen and begin alike."""
+    alike = ArtifactRow.key.startswith(name.key[:ALIKE], autoescape=True)
+    query = select(ArtifactRow.key, ArtifactRow.namespace, ArtifactRow.name).where(alike, shown()).limit(MANY)
+    names = {row.key: Name(row.namespace, row.name) for row in session.execute(query)}
+    similar = [{"similar": names[key]} for key in get_close_matches(name.key, names, n=1, cutoff=SIMILAR)]
+    return ArtifactNotFound(name=name, **dict(*similar))
 
 
 def versions_of(artifact: ArtifactRow) -> Select[VersionRow]:
@@ -60,10 +75,13 @@ def not_withdrawn() -> ColumnElement[bool]:
     return ~exists().where(MarkRow.version_id == VersionRow.id, MarkRow.mark == WITHDRAWN)
 
 
-def newest_with(session: Session, digest: str) -> VersionRow:
-    """The newest version that has this digest, under whichever name. Raises RevisionNotFound."""
-    query = select(VersionRow).where(VersionRow.digest == digest, shown_version()).order_by(VersionRow.id.desc())
-    row = session.scalar(query.limit(1))
+def oldest_with(session: Session, digest: str) -> VersionRow:
+    """The version that had this digest first, of those that may be seen; withdrawn ones come last.
+
+    Raises RevisionNotFound.
+    """
+    query = select(VersionRow).where(VersionRow.digest == digest, shown_version())
+    row = session.scalar(query.order_by(~not_withdrawn(), VersionRow.id).limit(1))
     if row is None:
         raise _unknown(digest)
     return row

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from graftwork.errors import ScheduleExists, ScheduleNotFound
 from graftwork.registry.access import Access, access, require
-from graftwork.registry.audit import record
+from graftwork.registry.audit import Action, record
 from graftwork.registry.cron import Cron
 from graftwork.registry.db import Database, clock
 from graftwork.registry.grants import EVERYWHERE, Scope
@@ -147,6 +147,39 @@ class Schedules:
             record(session, maker.owner, "schedule.create", str(name), {"cron": cron.expression, "kind": kind})
             return Schedule.from_row(row)
 
+    def change(
+        self,
+        name: Name,
+        cron: Cron,
+        kind: str,
+        payload: Mapping[str, Any],
+        *,
+        now: datetime,
+        catch_up: CatchUp,
+        overlap: Overlap,
+        priority: int,
+    ) -> Schedule:
+        """Put another schedule in the place of one; its jobs stay. They may do what whoever changes it may do now.
+
+        Its next time is the first after `now`. Raises ScheduleNotFound, Forbidden.
+        """
+        maker = access.get()
+        return self._set(
+            name,
+            "schedule.change",
+            {"cron": cron.expression, "kind": kind},
+            cron=cron.expression,
+            time_zone=cron.time_zone,
+            kind=kind,
+            payload=dict(payload),
+            catch_up=catch_up,
+            overlap=overlap,
+            priority=priority,
+            owner=maker.owner,
+            grants=maker.as_json(),
+            next_at=cron.after(now).timestamp(),
+        )
+
     def get(self, name: Name) -> Schedule:
         """One schedule. Raises ScheduleNotFound."""
         with self._database.read() as session:
@@ -177,7 +210,7 @@ class Schedules:
 
     def pause(self, name: Name) -> Schedule:
         """Make no more jobs until `resume`. Raises ScheduleNotFound, Forbidden."""
-        return self._set(name, "schedule.pause", enabled=False)
+        return self._set(name, "schedule.pause", {}, enabled=False)
 
     def resume(self, name: Name, *, now: datetime) -> Schedule:
         """Go on with the first time after `now`; those that came during the pause do not count as missed.
@@ -187,7 +220,7 @@ class Schedules:
         schedule = self.get(name)
         if schedule.enabled:
             return schedule
-        return self._set(name, "schedule.resume", enabled=True, next_at=schedule.cron.after(now).timestamp())
+        return self._set(name, "schedule.resume", {}, enabled=True, next_at=schedule.cron.after(now).timestamp())
 
     def remove(self, name: Name) -> None:
         """Delete a schedule; the jobs that it made stay. Raises ScheduleNotFound, Forbidden."""
@@ -240,13 +273,13 @@ class Schedules:
             session=session,
         )
 
-    def _set(self, name: Name, action: str, **values: Any) -> Schedule:
+    def _set(self, name: Name, action: Action, details: Mapping[str, Any], **values: Any) -> Schedule:
         require(Scope.WRITE, name.namespace)
         with self._database.write() as session:
             row = _get(session, name)
             session.execute(update(ScheduleRow).where(ScheduleRow.id == row.id).values(**values))
             session.refresh(row)
-            record(session, access.get().owner, action, str(name), {})
+            record(session, access.get().owner, action, str(name), details)
             return Schedule.from_row(row)
 
 

@@ -24,7 +24,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from graftwork.errors import DigestMismatch, InputChanged, TooLarge, UploadConflict, UploadNotFound
+from graftwork.errors import DatabaseUnavailable, DigestMismatch, InputChanged, TooLarge, UploadConflict, UploadNotFound
 from graftwork.registry.blobs import check_space, fsync, read_chunks, refuse_full, write_all
 from graftwork.registry.db import Database, clock
 from graftwork.registry.intents import DeclaredFile, Intent
@@ -223,6 +223,8 @@ class Uploads:
         while not stop.is_set():
             try:
                 self.sweep(seconds)
+            except DatabaseUnavailable:  # the database said so, once
+                pass
             except DBAPIError:
                 logger.exception("uploads that nobody goes on with cannot be deleted; trying again")
             stop.wait(SWEEP_SECONDS)

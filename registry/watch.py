@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, aliased
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from graftwork.registry.db import Database
 from graftwork.registry.models import AliasMoveRow, ArtifactRow, AuditRow, MarkRow, VersionRow
 
-INTENT = "alias.intend"
+INTENT: Final = "alias.intend"
 """The action of an audit entry that says, before an engine is asked to load anything, where an alias is to move."""
 PLACE = ("key", "alias", "before", "after")
 OVERLAP = 64

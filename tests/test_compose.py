@@ -111,7 +111,7 @@ def test_the_services_work_together(
         assert secret is not None
         family = tiny_family(tmp_path / "family", fine_tunes=0, adapters=1)
         with Client(f"http://127.0.0.1:{port}", token=secret[0]) as client:
-            client.run(uploads.send("tiny/base", family.base))
+            client(uploads.send("tiny/base", family.base))
             client(adapters.upload("tiny/a", family.adapters["adapter0"], base="tiny/base"))
             recipe = {"merge_method": "linear", "models": [{"model": "tiny/base+tiny/a", "parameters": {"weight": 1}}]}
             made = client.wait(client(jobs.merge(recipe, name="tiny/merged")).id)

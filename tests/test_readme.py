@@ -18,10 +18,6 @@ import pytest
 
 from graftwork.cli.main import COMMANDS
 from graftwork.merge.method import methods
-from graftwork.registry.importer import import_source
-from graftwork.registry.refs import Name, Ref
-from graftwork.registry.registry import Registry
-from graftwork.settings import Settings
 from graftwork.testing.tiny import tiny_family
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -53,10 +49,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "support-lora").symlink_to(family.adapters["adapter0"])
     (tmp_path / "support-lora-2").symlink_to(family.adapters["adapter1"])
     (tmp_path / "recipe.yaml").write_text(blocks("yaml")[0])
-    with Registry.open(Settings(home=tmp_path / "home")) as registry:
-        base = import_source(registry, str(family.base), Name.parse("acme/llama"))
-        for name, folder in zip(("acme/llama-math", "acme/llama-code"), family.fine_tunes.values(), strict=True):
-            import_source(registry, str(folder), Name.parse(name), base=Ref.parse(base.ref), aliases=["prod"])
+    for name, folder in zip(("llama-math", "llama-code"), family.fine_tunes.values(), strict=True):
+        (tmp_path / name).symlink_to(folder)
     return tmp_path
 
 

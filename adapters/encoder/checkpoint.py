@@ -11,7 +11,6 @@ from typing import Any
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -21,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from graftwork.adapters.encoder.pooling import Pooling, read_pooling
-from graftwork.adapters.engine.checkpoint import DTYPES
+from graftwork.adapters.engine.checkpoint import DTYPES, load_tokenizer
 from graftwork.errors import InvalidCheckpoint, InvalidSetting
 from graftwork.registry.formats.config import read_object
 from graftwork.registry.formats.encoders import is_encoder
@@ -83,9 +82,9 @@ def load_encoder(
     config = read_object(folder / CONFIG_FILE, CONFIG_FILE)
     has_head = with_head and config.get("model_type") in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     kind: Any = AutoModelForSequenceClassification if has_head else AutoModel
+    tokenizer = load_tokenizer(folder)
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model, report = kind.from_pretrained(
                 folder,
                 dtype=DTYPES[dtype] if dtype else "auto",

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from graftwork.adapters.encoder.batch import Tokens
-from graftwork.errors import InvalidRequest
+from graftwork.errors import ContextLengthExceeded, InvalidRequest
 
 Text = str | tuple[str, str] | Sequence[int]
 """A text, a pair of texts, or token ids as they are."""
@@ -67,6 +67,6 @@ class Reader:
         if len(tokens) > self.max_tokens:
             hint = "send truncate: true to have it cut"
             reason = f"it has {len(tokens)} tokens, and this model reads {self.max_tokens}; {hint}"
-            raise InvalidRequest(field=field, reason=reason)
+            raise ContextLengthExceeded(field=field, reason=reason)
         if not all(0 <= token < self.vocabulary for token in tokens.ids):
             raise InvalidRequest(field=field, reason=f"its tokens must be from 0 to {self.vocabulary - 1}")

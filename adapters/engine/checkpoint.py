@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from graftwork.errors import InvalidCheckpoint, InvalidSetting
+from graftwork.registry.bases import CONFIG_FILE
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -57,9 +58,11 @@ def load_checkpoint(folder: Path, *, name: str, device: str, dtype: str | None) 
     """
     if dtype is not None and dtype not in DTYPES:
         raise InvalidSetting(name="dtype", value=dtype, expected=f"one of {', '.join(DTYPES)}")
+    if not (folder / CONFIG_FILE).is_file():
+        raise InvalidCheckpoint(path=str(folder), reason=f"it has no {CONFIG_FILE}")
+    tokenizer = load_tokenizer(folder)
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=DTYPES[dtype] if dtype else "auto",
@@ -76,6 +79,18 @@ def load_checkpoint(folder: Path, *, name: str, device: str, dtype: str | None) 
         reason = f"the attention of {type(model).__name__} cannot be replaced, which the embedded engine needs"
         raise InvalidCheckpoint(path=str(folder), reason=reason)
     return Checkpoint(folder, name, model.to(device).eval(), tokenizer)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint. Raises InvalidCheckpoint for a folder that has none that transformers can load."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = "it has no tokenizer that transformers can load (tokenizer.json, or what its kind needs instead)"
+        raise InvalidCheckpoint(path=str(folder), reason=reason) from error
+    return tokenizer
 
 
 def require_packable(checkpoint: Checkpoint, max_tokens: int) -> None:

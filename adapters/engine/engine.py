@@ -37,6 +37,7 @@ from graftwork.adapters.steps.fairness import Turns, parse_weights
 from graftwork.adapters.steps.isolation import as_failure, compute_isolated
 from graftwork.adapters.steps.loop import StepLoop
 from graftwork.errors import (
+    ContextLengthExceeded,
     DeadlineExceeded,
     GraftworkError,
     InvalidRequest,
@@ -337,8 +338,12 @@ class Engine:
         limit = f"this model takes {self.max_tokens} tokens in all (max_model_tokens or its own limit)"
         if prompt + wanted <= self.max_tokens:
             limit = f"the cache has room for {held} (cache_bytes)"
-        if prompt + wanted > min(self.max_tokens, held):
-            raise InvalidRequest(field="max_tokens", reason=f"{prompt} prompt tokens and {wanted} new ones; {limit}")
+        most = min(self.max_tokens, held)
+        if prompt >= most:
+            raise ContextLengthExceeded(field="prompt", reason=f"it has {prompt} tokens; {limit}")
+        if prompt + wanted > most:
+            reason = f"{prompt} prompt tokens and {wanted} new ones; {limit}"
+            raise ContextLengthExceeded(field="max_tokens", reason=reason)
 
 
 def _piece(work: Work) -> Piece:

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
@@ -15,7 +16,7 @@ from graftwork.adapters.encoder.checkpoint import is_encoder_folder
 from graftwork.adapters.encoder.engine import EncoderEngine
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.hosting.admission import Serving
-from graftwork.errors import Overloaded
+from graftwork.errors import GraftworkError, Overloaded
 from graftwork.registry.registry import Registry
 from graftwork.registry.snapshots import materialise
 from graftwork.registry.versions import Version
@@ -95,8 +96,7 @@ class Engines:
         try:
             self._make_room(base)
             folder = materialise(self._registry, base)
-            kind = EncoderEngine if is_encoder_folder(folder) else Engine
-            engine = kind.load(folder, self._settings, name=base.ref, device=self._device)
+            engine = self._load(base, folder)
             engine.start()
             self._started(base, engine)
         except BaseException as error:
@@ -105,6 +105,13 @@ class Engines:
             starting.set_exception(error)
             raise
         starting.set_result(engine)
+
+    def _load(self, base: Version, folder: Path) -> Serving:
+        kind = EncoderEngine if is_encoder_folder(folder) else Engine
+        try:
+            return kind.load(folder, self._settings, name=base.ref, device=self._device)
+        except GraftworkError as error:  # clients know no folders of the server
+            raise error.naming(folder, base.ref) from error
 
     def _make_room(self, base: Version) -> None:
         """Unload idle engines until one more may be loaded, waiting for one to become idle. Raises Overloaded."""

@@ -8,7 +8,7 @@ import threading
 from sqlalchemy.exc import DBAPIError
 
 from graftwork.adapters.hosting.host import Host
-from graftwork.errors import GraftworkError
+from graftwork.errors import DatabaseUnavailable, GraftworkError
 from graftwork.registry.registry import Registry
 from graftwork.registry.watch import AliasChange, Watch
 
@@ -25,6 +25,8 @@ def run_watcher(registry: Registry, host: Host, stop: threading.Event, *, second
         try:
             watch = watch or Watch(registry.database)
             follow_once(registry, host, watch)
+        except DatabaseUnavailable:  # the database said so, once
+            pass
         except DBAPIError:
             logger.exception("the registry cannot be watched; trying again")
         stop.wait(seconds)

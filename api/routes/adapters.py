@@ -13,7 +13,7 @@ from graftwork.api.bodies import read_small
 from graftwork.api.deps import Services, ServicesDep
 from graftwork.api.registration import Order, describe, kind_of, limit_of, move_aliases, register
 from graftwork.api.schemas.versions import VersionOut
-from graftwork.api.uploads import Upload
+from graftwork.api.uploads import Allowed, Upload
 from graftwork.errors import InvalidRequest
 from graftwork.registry.grants import Scope
 from graftwork.registry.versions import Kind, Version
@@ -34,6 +34,11 @@ def _form(files: str, base: str, **more: Any) -> dict[str, Any]:
     }
     schema = {"type": "object", "required": ["name", "files"], "properties": properties}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def _text_fields(form: dict[str, Any]) -> list[str]:
+    properties = form["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    return [name for name in properties if name != "files"]
 
 
 ADAPTER_FORM = _form(
@@ -80,23 +85,24 @@ async def upload_checkpoint(
 async def _receive(
     request: Request, response: Response, services: Services, principal: Principal, kind: Kind | None
 ) -> VersionOut:
-    limit = limit_of(services.settings, kind)
+    form = CHECKPOINT_FORM if kind is None else ADAPTER_FORM
+    allowed = Allowed(_text_fields(form), limit_of(services.settings, kind))
     body = await read_small(request)
     if body is not None:
-        version = await run_in_threadpool(_take, request, body, limit, services, principal, kind)
+        version = await run_in_threadpool(_take, request, body, allowed, services, principal, kind)
     else:
         async with contextmanager_in_threadpool(services.registry.blobs.scratch()) as folder:
-            upload = await uploads.receive(request, folder, limit=limit)
+            upload = await uploads.receive(request, folder, allowed)
             version = await run_in_threadpool(_register, services, principal, upload, kind)
     describe(response, version, is_new=version.is_new)
     return VersionOut.of(version)
 
 
 def _take(
-    request: Request, body: bytes, limit: int, services: Services, principal: Principal, kind: Kind | None
+    request: Request, body: bytes, allowed: Allowed, services: Services, principal: Principal, kind: Kind | None
 ) -> Version:
     with services.registry.blobs.scratch() as folder:
-        upload = uploads.parse(request, body, folder, limit=limit)
+        upload = uploads.parse(request, body, folder, allowed)
         return _register(services, principal, upload, kind)
 
 

@@ -13,10 +13,12 @@ from graftwork.api.errors import respond
 from graftwork.api.schemas.aliases import AliasMoveOut, AliasOut, AliasTarget
 from graftwork.errors import AliasConflict, AliasNotFound, InvalidRequest
 from graftwork.registry.aliases import ANY, Expected
-from graftwork.registry.refs import Ref, check_alias
+from graftwork.registry.refs import Name, Ref, check_alias
+from graftwork.registry.registry import Registry
 
 router = APIRouter(prefix="/artifacts/{namespace}/{name}/aliases", tags=["aliases"])
 
+DIGEST = re.compile(r"[0-9a-f]{64}")
 ETAG = re.compile(r'"([0-9a-f]{64})"')
 
 IfMatch = Annotated[str | None, Header(description='`"<digest>"`: the alias must point there now; 412 if not')]
@@ -58,7 +60,7 @@ def put_alias(
     before still serves. `expected` that does not hold is answered 409, a header that does not hold 412.
     """
     check_alias(alias)
-    expected = _expected(body, if_match, if_none_match)
+    expected = _expected(registry, name, body, if_match, if_none_match)
     version = registry.catalog.resolve(Ref.parse(f"{name}@{body.revision}"))
     registry.marks.require_usable(version)
     before = registry.aliases.get(name).get(alias)
@@ -102,12 +104,16 @@ def get_history(name: NameDep, alias: str, registry: RegistryDep) -> list[AliasM
     return [AliasMoveOut.of(move) for move in registry.aliases.history(name, alias)]
 
 
-def _expected(body: AliasTarget, if_match: str | None, if_none_match: str | None) -> str | Expected | None:
+def _expected(
+    registry: Registry, name: Name, body: AliasTarget, if_match: str | None, if_none_match: str | None
+) -> str | Expected | None:
     """What must be true of the alias before it moves: where it points, None (it does not exist), or ANY."""
     if [body.is_conditional, if_match is not None, if_none_match is not None].count(True) > 1:
         raise InvalidRequest(field="expected", reason="give one of expected, If-Match and If-None-Match")
     if body.is_conditional:
-        return body.expected
+        if body.expected is None or DIGEST.fullmatch(body.expected):
+            return body.expected
+        return registry.catalog.resolve(Ref.parse(f"{name}@{body.expected}")).digest
     if if_none_match is not None:
         if if_none_match.strip() != "*":
             raise InvalidRequest(field="If-None-Match", reason="only * is understood")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import NameDep, RegistryDep
-from graftwork.api.schemas.artifacts import ArtifactOut
+from graftwork.api.schemas.artifacts import ArtifactChange, ArtifactOut
 from graftwork.api.schemas.versions import VersionDetail, VersionOut
 from graftwork.registry.refs import Ref
 from graftwork.registry.versions import Kind
@@ -41,6 +41,14 @@ def list_artifacts(
 @router.get("/{namespace}/{name}")
 def get_artifact(name: NameDep, registry: RegistryDep) -> ArtifactOut:
     """One artifact, with its newest version and its aliases."""
+    return ArtifactOut.of(registry.catalog.get(name))
+
+
+@router.patch("/{namespace}/{name}")
+def change_artifact(name: NameDep, body: ArtifactChange, registry: RegistryDep, principal: PrincipalDep) -> ArtifactOut:
+    """Hide an artifact from whoever may not read in its namespace, or show it to all."""
+    artifact = registry.catalog.get(name)
+    registry.repositories.set_private(artifact.name, body.private, actor=principal.owner)
     return ArtifactOut.of(registry.catalog.get(name))
 
 

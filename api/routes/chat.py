@@ -18,7 +18,7 @@ from graftwork.api.schemas.chat import Answer, ChatChoice, ChatChunk, ChatChunkC
 from graftwork.api.schemas.completions import FinishReason
 from graftwork.api.schemas.logprobs import ChatLogprobs
 from graftwork.api.sse import EventStream
-from graftwork.errors import InvalidRequest
+from graftwork.errors import ContextLengthExceeded, InvalidRequest
 
 router = APIRouter(tags=["inference"])
 
@@ -32,7 +32,11 @@ async def create_chat_completion(body: ChatRequest, request: Request, services: 
         wanted = body.max_completion_tokens or body.max_tokens
         return prompt, sampling(body, wanted or max(1, engine.max_tokens - len(prompt)), body.top)
 
-    running = await start(services, request, body, prepare)
+    try:
+        running = await start(services, request, body, prepare)
+    except ContextLengthExceeded as error:  # the prompt that is too long was made of messages
+        field = "messages" if error.fields["field"] == "prompt" else body.limit_field
+        raise ContextLengthExceeded(**error.fields | {"field": field}) from None
     envelope = running.envelope("chatcmpl", body.model)
     if body.stream:
         pieces = _pieces(running, envelope, body)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
@@ -10,12 +10,15 @@ from pydantic import BaseModel, Field
 from graftwork import __version__
 from graftwork.adapters.hosting.host import Host
 from graftwork.api.deps import Services, ServicesDep, fleet_of
-from graftwork.errors import GraftworkError
+from graftwork.errors import DatabaseUnavailable, GraftworkError
 
 router = APIRouter(tags=["health"])
 
 UNAVAILABLE = 503
+OK = "ok"
 ABSENT = "0" * 64
+
+logger = logging.getLogger(__name__)
 
 
 class Health(BaseModel):
@@ -26,7 +29,10 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """What the server needs; each is `ok` or says what is wrong with it."""
+    """What the server needs; each is `ok` or says what is wrong with it, which the log tells in full.
+
+    Anybody may read it, and so it names no path, address or user.
+    """
 
     ready: bool
     checks: dict[str, str] = Field(examples=[{"database": "ok", "storage": "ok", "engines": "ok"}])
@@ -42,33 +48,31 @@ async def healthz() -> Health:
 def readyz(services: ServicesDep, response: Response) -> Readiness:
     """Look at the database, the blob store and the engines; 503 if one of them cannot be used."""
     checks = {
-        "database": _reason(_database, services),
-        "storage": _reason(_storage, services),
-        "engines": _reason(_engines, services),
+        "database": _database(services) or OK,
+        "storage": _storage(services) or OK,
+        "engines": _engines(services) or OK,
     }
-    ready = set(checks.values()) == {"ok"}
+    ready = set(checks.values()) == {OK}
     response.status_code = 200 if ready else UNAVAILABLE
     return Readiness(ready=ready, checks=checks)
 
 
-def _reason(check: Any, services: Services) -> str:
-    try:
-        return check(services) or "ok"
-    except GraftworkError as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or type(error).__name__
-
-
 def _database(services: Services) -> str | None:
-    return None if services.registry.database.is_migrated() else "its schema is not the one of this version"
+    try:
+        return None if services.registry.database.is_migrated() else "its schema is not the one of this version"
+    except DatabaseUnavailable:
+        return "it does not answer"
 
 
 def _storage(services: Services) -> str | None:
-    with services.registry.blobs.scratch() as folder:
-        (folder / "probe").write_bytes(b"ready?")
-    if services.registry.blobs.remote:
-        services.registry.blobs.has(ABSENT)
+    try:
+        with services.registry.blobs.scratch() as folder:
+            (folder / "probe").write_bytes(b"ready?")
+        if services.registry.blobs.remote:
+            services.registry.blobs.has(ABSENT)
+    except (GraftworkError, OSError) as error:
+        logger.warning("not ready: %s", error)
+        return "it cannot be read and written"
     return None
 
 
@@ -79,4 +83,5 @@ def _engines(services: Services) -> str | None:
     statuses = fleet_of(services).fleet.status()
     if any(status.is_ready for status in statuses):
         return None
-    return f"no server of the fleet is ready; {statuses[0].url}: {statuses[0].reason}"
+    logger.warning("not ready: %s: %s", statuses[0].url, statuses[0].reason)
+    return "no server of the fleet is ready"

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import RegistryDep
 from graftwork.api.job_stream import job_stream
-from graftwork.api.schemas.jobs import JobOut, JobRequest
+from graftwork.api.schemas.jobs import JobDetail, JobOut, JobRequest
 from graftwork.errors import InvalidRequest
 from graftwork.merge.jobs.submit import submit
 from graftwork.registry.jobs import Job, State
@@ -45,9 +45,9 @@ def submit_job(body: JobRequest, response: Response, registry: RegistryDep, prin
 
 
 @router.get("/{job_id}")
-def get_job(job_id: str, registry: RegistryDep) -> JobOut:
-    """One job."""
-    return JobOut.of(registry.jobs.get(job_id))
+def get_job(job_id: str, registry: RegistryDep) -> JobDetail:
+    """The job whose id this is, or begins so, with the end of its log."""
+    return JobDetail.read(registry, registry.jobs.find(job_id))
 
 
 @router.get("/{job_id}/events", response_class=StreamingResponse)

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request, Response
 from graftwork.api.deps import NameDep, RegistryDep
 from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.jobs import JobOut
-from graftwork.api.schemas.schedules import ScheduleOut, ScheduleRequest
-from graftwork.merge.jobs.scheduler import add_schedule, fire_now
+from graftwork.api.schemas.schedules import ScheduleChange, ScheduleOut, ScheduleRequest
+from graftwork.merge.jobs import scheduler
 from graftwork.registry.cron import Cron
 from graftwork.registry.refs import Name
 
@@ -20,8 +20,11 @@ router = APIRouter(prefix="/schedules", tags=["schedules"])
 
 @router.post("", status_code=201)
 def create_schedule(body: ScheduleRequest, response: Response, registry: RegistryDep) -> ScheduleOut:
-    """Add a schedule. Its jobs may do what its maker may do now; references are resolved when its time comes."""
-    schedule = add_schedule(
+    """Add a schedule. What is wrong with it now is refused; references are resolved again whenever its time comes.
+
+    Its jobs may do what its maker may do now.
+    """
+    schedule = scheduler.add_schedule(
         registry,
         Name.parse(body.name),
         Cron(body.cron, body.time_zone),
@@ -33,7 +36,7 @@ def create_schedule(body: ScheduleRequest, response: Response, registry: Registr
         enabled=body.enabled,
     )
     response.headers["Location"] = f"/api/v1/schedules/{schedule.name}"
-    return ScheduleOut.of(schedule)
+    return ScheduleOut.of(schedule, scheduler.note_on(registry, schedule))
 
 
 @router.get("")
@@ -59,6 +62,25 @@ def get_schedule(name: NameDep, registry: RegistryDep) -> ScheduleOut:
     return ScheduleOut.of(registry.schedules.get(name))
 
 
+@router.put("/{namespace}/{name}")
+def change_schedule(name: NameDep, body: ScheduleChange, registry: RegistryDep) -> ScheduleOut:
+    """Put another schedule in the place of one, which keeps its jobs, and is paused if it was.
+
+    From then on its jobs may do what whoever changed it may do now.
+    """
+    schedule = scheduler.change_schedule(
+        registry,
+        name,
+        Cron(body.cron, body.time_zone),
+        body.kind,
+        body.payload,
+        catch_up=body.catch_up,
+        overlap=body.overlap,
+        priority=body.priority,
+    )
+    return ScheduleOut.of(schedule, scheduler.note_on(registry, schedule))
+
+
 @router.get("/{namespace}/{name}/jobs")
 def list_schedule_jobs(
     name: NameDep, registry: RegistryDep, limit: Annotated[int, Query(ge=1, le=1000)] = 20
@@ -70,7 +92,7 @@ def list_schedule_jobs(
 @router.post("/{namespace}/{name}/run", status_code=202)
 def run_schedule(name: NameDep, response: Response, registry: RegistryDep) -> JobOut:
     """Make a job now, whenever its time comes next and whether it is paused or not."""
-    return accepted(fire_now(registry, name, registry.schedules.now()), response)
+    return accepted(scheduler.fire_now(registry, name, registry.schedules.now()), response)
 
 
 @router.post("/{namespace}/{name}/pause")

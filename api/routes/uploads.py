@@ -60,7 +60,7 @@ def begin_upload(body: UploadRequest, response: Response, services: ServicesDep,
     order = Order.parse(body.name, kind, body.base, body.aliases)
     order.check(services, principal)
     wanted = part_bytes(files, services.settings.upload_part_bytes)
-    intent = Intent(body.name, kind, body.base, order.aliases, files, wanted)
+    intent = Intent(body.name, kind, body.base, order.aliases, files, wanted, body.private)
     limit = limit_of(services.settings, kind)
     if intent.size > limit:
         raise TooLarge(what="The upload", actual=f"{intent.size} bytes", limit=f"{limit} bytes")
@@ -132,6 +132,8 @@ def complete_upload(upload_id: str, response: Response, services: ServicesDep, p
             def enter(session: Session, version: Version) -> None:
                 check_digests(upload, {file.path: file.sha256 for file in version.files})
                 registry.uploads.enter_version(session, upload_id, version, is_new=version.is_new)
+                if upload.intent.private:
+                    registry.repositories.set_private(version.name, True, actor=principal.owner, session=session)
 
             version = register(services, principal, folder, order, also=enter)
             is_new = version.is_new

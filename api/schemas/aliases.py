@@ -53,7 +53,8 @@ class AliasTarget(BaseModel):
     digest: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     version: int | str | None = Field(default=None, description="3, `v3`, another alias, or the start of a digest")
     expected: str | None = Field(
-        default=None, description="the digest it points to now; null: it does not exist yet; absent: wherever it is"
+        default=None,
+        description="the version it points to now, a digest or `v3`; null: it does not exist yet; absent: wherever",
     )
     reason: str = Field(default="", max_length=1000)
 

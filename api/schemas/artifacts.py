@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from graftwork.registry.catalog import Artifact
 
@@ -20,6 +20,8 @@ class ArtifactOut(BaseModel):
     base: str | None
     size: int
     aliases: dict[str, str]
+    private: bool = Field(description="whether it is there only for those who may read in its namespace")
+    quarantined: bool = Field(description="whether the newest version is")
     created_at: datetime
     updated_at: datetime
 
@@ -36,6 +38,16 @@ class ArtifactOut(BaseModel):
             base=latest.base,
             size=latest.size,
             aliases=dict(artifact.aliases),
+            private=artifact.private,
+            quarantined=artifact.quarantined,
             created_at=artifact.created_at,
             updated_at=latest.created_at,
         )
+
+
+class ArtifactChange(BaseModel):
+    """What is to be different about an artifact."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    private: bool = Field(description="hide it from whoever may not read in its namespace, or show it to all")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from typing_extensions import TypedDict
 
 from graftwork.api.schemas.completions import FinishReason, SamplingFields, Usage
+from graftwork.api.schemas.dialect import Unused, only
 from graftwork.api.schemas.logprobs import MAX_TOP_LOGPROBS, ChatLogprobs
 
 
@@ -31,9 +32,24 @@ class ChatRequest(SamplingFields):
         le=MAX_TOP_LOGPROBS,
         description="how many likeliest tokens to name at each position; needs logprobs",
     )
-    tools: list[Any] | None = Field(default=None, description="refused")
-    functions: list[Any] | None = Field(default=None, description="refused")
-    response_format: dict[str, Any] | None = Field(default=None, description="only `text`")
+    tools: Annotated[Any, only([])] = None
+    tool_choice: Annotated[Any, only("none", "auto")] = None
+    parallel_tool_calls: Unused = None
+    functions: Annotated[Any, only([])] = None
+    function_call: Annotated[Any, only("none", "auto")] = None
+    response_format: Annotated[Any, only({"type": "text"})] = None
+    modalities: Annotated[Any, only(["text"])] = None
+    audio: Annotated[Any, only()] = None
+    web_search_options: Annotated[Any, only()] = None
+    moderation: Annotated[Any, only()] = None
+    reasoning_effort: Annotated[Any, only("none")] = None
+    verbosity: Annotated[Any, only("medium")] = None
+    prediction: Unused = None
+
+    @property
+    def limit_field(self) -> str:
+        """The field that says how long the answer may be."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def top(self) -> int | None:
@@ -45,13 +61,6 @@ class ChatRequest(SamplingFields):
     def _with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value and not info.data.get("logprobs"):
             raise ValueError("it needs logprobs to be true")
-        return value
-
-    @field_validator("response_format")
-    @classmethod
-    def _only_text(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and value.get("type") != "text":
-            raise ValueError('only {"type": "text"} is supported')
         return value
 
     @field_validator("messages", mode="before")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, StrictInt, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter, ValidationError, field_validator
 
+from graftwork.api.schemas.dialect import Dialect, Unused, only
 from graftwork.api.schemas.logprobs import MAX_TOP_LOGPROBS, CompletionLogprobs
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -19,11 +20,15 @@ TOKENS = TypeAdapter(Annotated[list[StrictInt], Field(min_length=1)])
 class StreamOptions(BaseModel):
     """What a stream carries besides text."""
 
+    model_config = ConfigDict(extra="forbid")
+
     include_usage: bool = False
+    include_obfuscation: Unused = None
+    continuous_usage_stats: Annotated[Any, only(False)] = None
 
 
-class SamplingFields(BaseModel):
-    """What both kinds of completion take; fields that are not named here are ignored, as OpenAI's server does."""
+class SamplingFields(Dialect):
+    """What both kinds of completion take."""
 
     model: str = Field(description="`ns/base`, `ns/adapter`, `ns/adapter@alias` or `ns/adapter@v3`")
     temperature: float | None = Field(default=None, ge=0, le=2, description="1 when absent; 0 is greedy")
@@ -43,6 +48,8 @@ class SamplingFields(BaseModel):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     timeout: float | None = Field(default=None, gt=0, description="seconds in which it must be done")
     user: str | None = Field(default=None, description="who asks: the server is shared fairly between them")
+    repetition_penalty: Annotated[Any, only(1)] = None
+    min_tokens: Annotated[Any, only(0)] = None
 
     @property
     def wants_usage(self) -> bool:
@@ -59,20 +66,6 @@ class SamplingFields(BaseModel):
             raise ValueError(f"each stop text has 1 to {MAX_STOP_LENGTH} characters")
         return texts
 
-    @field_validator("best_of", check_fields=False)
-    @classmethod
-    def _one(cls, value: int | None) -> int | None:
-        if value not in (None, 1):
-            raise ValueError("only 1 is supported: leave it out, and ask for several choices with n")
-        return value
-
-    @field_validator("echo", "suffix", "tools", "functions", check_fields=False, mode="before")
-    @classmethod
-    def _unsupported(cls, value: Any) -> Any:
-        if value is not None and value is not False and value not in ("", [], {}):
-            raise ValueError("this server does not support it: leave it out")
-        return None
-
 
 class CompletionRequest(SamplingFields):
     """A prompt to continue."""
@@ -80,12 +73,12 @@ class CompletionRequest(SamplingFields):
     prompt: str | list[int] = Field(description="a text, or the ids of its tokens")
     max_tokens: int | None = Field(default=None, ge=1, description="16 when absent")
     return_token_ids: bool = Field(default=False, description="send the ids of the tokens beside their text")
-    best_of: int | None = Field(default=None, description="only 1")
-    echo: bool | None = Field(default=None, description="refused")
+    best_of: Annotated[Any, only(1)] = None
+    echo: Annotated[Any, only(False)] = None
     logprobs: int | None = Field(
         default=None, ge=0, le=MAX_TOP_LOGPROBS, description="how many likeliest tokens to name at each position"
     )
-    suffix: str | None = Field(default=None, description="refused")
+    suffix: Annotated[Any, only("")] = None
 
     @field_validator("logprobs", mode="before")
     @classmethod

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
+
+from graftwork.api.schemas.dialect import Dialect
 
 MAX_TEXTS = 2048
 """Of one request, as OpenAI has it."""
 
 
-class EncodingFields(BaseModel):
-    """Who reads the texts, and how much of them; fields that are not named are ignored, as OpenAI's server does."""
+class EncodingFields(Dialect):
+    """Who reads the texts, and how much of them."""
 
     model: str = Field(description="`ns/base`, `ns/adapter`, `ns/adapter@alias` or `ns/adapter@v3`, of an encoder")
     user: str | None = Field(default=None, description="who asks: the server is shared fairly between them")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
 from graftwork.registry.jobs import Job, State
+from graftwork.registry.registry import Registry
 
 LEAST_PROGRESS = 0.01
+LOG_LINES = 20
 
 
 class JobRequest(BaseModel):
@@ -50,8 +52,8 @@ class JobOut(BaseModel):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, job: Job) -> JobOut:
-        """What there is to say about `job`."""
+    def of(cls, job: Job, **more: Any) -> Self:
+        """What there is to say about `job`; `more` are the members of a subclass."""
         error = None
         if job.error_code is not None:
             error = JobErrorOut(code=job.error_code, message=job.error_message or "")
@@ -71,7 +73,19 @@ class JobOut(BaseModel):
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
+            **more,
         )
+
+
+class JobDetail(JobOut):
+    """A job with the end of its log."""
+
+    log: list[str] = Field(description="its last lines, oldest first")
+
+    @classmethod
+    def read(cls, registry: Registry, job: Job) -> JobDetail:
+        """Everything that `registry` knows about `job`."""
+        return cls.of(job, log=registry.job_events.log(job.id, LOG_LINES))
 
 
 def _remaining(job: Job) -> float | None:

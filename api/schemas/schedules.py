@@ -23,12 +23,11 @@ EXAMPLE = {
 }
 
 
-class ScheduleRequest(BaseModel):
+class ScheduleChange(BaseModel):
     """When, and what."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(max_length=193, examples=["acme/nightly"])
     cron: str = Field(
         max_length=128,
         description="minute, hour, day of the month, month, day of the week",
@@ -42,6 +41,12 @@ class ScheduleRequest(BaseModel):
         default=Overlap.SKIP, description="what to do at a time when an earlier job of the schedule has not ended"
     )
     priority: int = Field(default=0, ge=-100, le=100, description="that of the jobs; higher ones run first")
+
+
+class ScheduleRequest(ScheduleChange):
+    """A schedule to add."""
+
+    name: str = Field(max_length=193, examples=["acme/nightly"])
     enabled: bool = Field(default=True, description="false: paused from the beginning")
 
 
@@ -60,9 +65,12 @@ class ScheduleOut(BaseModel):
     owner: str
     next_at: datetime
     created_at: datetime
+    note: str | None = Field(
+        default=None, description="said when it is added or changed: why a job of it would fail if it were made now"
+    )
 
     @classmethod
-    def of(cls, schedule: Schedule) -> ScheduleOut:
+    def of(cls, schedule: Schedule, note: str | None = None) -> ScheduleOut:
         """What there is to say about `schedule`."""
         return cls(
             name=str(schedule.name),
@@ -77,4 +85,5 @@ class ScheduleOut(BaseModel):
             owner=schedule.access.owner,
             next_at=schedule.next_at,
             created_at=schedule.created_at,
+            note=note,
         )

@@ -41,6 +41,7 @@ class UploadRequest(BaseModel):
     kind: Kind | None = Field(default=None, description="without it, the files and the base tell")
     base: str | None = Field(default=None, max_length=400, description="the base's reference", examples=["acme/llama"])
     aliases: list[str] = Field(default=[], max_length=16, description="to point at it", examples=[["prod"]])
+    private: bool = Field(default=False, description="hide the artifact from whoever may not read in its namespace")
     files: list[UploadFile] = Field(min_length=1, max_length=1000)
 
 
@@ -69,6 +70,7 @@ class UploadOut(BaseModel):
     kind: str | None
     base: str | None
     aliases: list[str]
+    private: bool
     part_bytes: int
     size: int = Field(description="bytes of all files")
     received: int = Field(description="bytes of the parts that are stored")
@@ -87,6 +89,7 @@ class UploadOut(BaseModel):
             kind=intent.kind,
             base=intent.base,
             aliases=list(intent.aliases),
+            private=intent.private,
             part_bytes=intent.part_bytes,
             size=intent.size,
             received=sum(

@@ -11,6 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field
 
 from graftwork.api.schemas.evaluations import EvaluationOut
+from graftwork.api.schemas.marks import MarkOut
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions import TensorRecord, Version
 
@@ -85,11 +86,13 @@ class ParentOut(BaseModel):
 
 
 class VersionDetail(VersionOut):
-    """A version with its tensors summed up, its parents, and the aliases that point to it."""
+    """A version with its tensors summed up, its parents, its marks, and the aliases that point to it."""
 
     tensors: TensorsOut
     parents: list[ParentOut]
     aliases: list[str]
+    private: bool = Field(description="whether it is there only for those who may read in its namespace")
+    marks: list[MarkOut] = Field(description="whether it is quarantined, and why")
     evaluations: list[EvaluationOut] = Field(description="what is known of how well it does, newest first")
 
     @classmethod
@@ -113,5 +116,7 @@ class VersionDetail(VersionOut):
             tensors=TensorsOut.of(registry.catalog.tensors(version)),
             parents=parents,
             aliases=[alias for alias, entry in aliases.items() if entry.digest == version.digest],
+            private=registry.catalog.is_private(version.name),
+            marks=[MarkOut.of(entry) for entry in registry.marks.of(version)],
             evaluations=[EvaluationOut.of(one) for one in registry.evaluations.of([version.digest])],
         )

@@ -87,7 +87,8 @@ def main(base: Path, adapter: Path, namespace: str) -> None:
         step("create_repo, private", lambda: api.create_repo(lora, private=True))
         step("upload_folder, an adapter", lambda: api.upload_folder(repo_id=lora, folder_path=copy))
         step("it is private", lambda: check(api.model_info(lora).private is True))
-        step("its card names the base", lambda: check(model in Path(hf_hub_download(lora, "README.md")).read_text()))
+    card = step("a card", lambda: Path(hf_hub_download(lora, "README.md")).read_text())
+    step("its card names the base, by the first name of its content", lambda: check("/base\n" in card, card))
     before = api.model_info(lora).sha
     step("upload_file", lambda: api.upload_file(repo_id=lora, path_or_fileobj=b"# Mine\n", path_in_repo="README.md"))
     stale: dict[str, Any] = {"repo_id": lora, "path_or_fileobj": b"x", "path_in_repo": "a.txt", "parent_commit": before}

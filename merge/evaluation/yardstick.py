@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from graftwork.errors import InvalidRequest
+from graftwork.merge.evaluation.metric import check_metrics
 from graftwork.registry.formats.dataset import DatasetLayout, read_dataset
 from graftwork.registry.registry import Registry
 from graftwork.registry.snapshots import materialise
@@ -49,3 +51,12 @@ def find_dataset(registry: Registry, reference: str) -> Version:
 def layout_of(registry: Registry, dataset: Version) -> DatasetLayout:
     """The content of a dataset."""
     return read_dataset(materialise(registry, dataset))
+
+
+def check_measured(registry: Registry, yardstick: Yardstick, metrics: Sequence[str]) -> None:
+    """Raise what finding the dataset raises, and InvalidRequest for metrics that it has not.
+
+    What an evaluator gives is found out when it runs.
+    """
+    if yardstick.dataset is not None:
+        check_metrics(layout_of(registry, find_dataset(registry, yardstick.dataset)).config.task, metrics)

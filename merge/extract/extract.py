@@ -23,6 +23,7 @@ from graftwork.merge.models.task_vector import REPORT_FILE
 from graftwork.merge.output.writer import OutputFolder, check_target, existing_parent
 from graftwork.merge.slices import slice_starts
 from graftwork.progress import Progress, silent
+from graftwork.registry.access import doer
 from graftwork.registry.blobs import check_space, refuse_full
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
 from graftwork.registry.importer import Also, import_staged
@@ -131,7 +132,7 @@ def extract_version(
             aliases=aliases,
             metadata=told | dict(metadata or {}),
             parents=[*inputs, *parents],
-            actor="extract",
+            actor=doer("extract"),
             also=also,
             progress=progress,
         )

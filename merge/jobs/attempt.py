@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graftwork import tracing
-from graftwork.errors import Cancelled, GraftworkError, LeaseLost
+from graftwork.errors import Cancelled, DatabaseUnavailable, GraftworkError, LeaseLost
 from graftwork.merge.jobs.kind import kind_named
 from graftwork.merge.jobs.work import Tell, Work
 from graftwork.registry.access import Access, acting_for
@@ -49,7 +49,7 @@ def attempt(
     except Cancelled as error:
         return Failure(error.code, str(error), retry=False, stopped=stop.is_set())
     except GraftworkError as error:
-        return Failure(error.code, str(error), retry=isinstance(error, kind.retried))
+        return Failure(error.code, str(error), retry=isinstance(error, (DatabaseUnavailable, *kind.retried)))
     except MemoryError:
         limit = f"it may use {settings.job_memory} bytes (job_memory)" if settings.job_memory else "the machine is full"
         return Failure(GraftworkError.code, f"The job ran out of memory: {limit}.", retry=False)

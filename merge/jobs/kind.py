@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graftwork.errors import GraftworkError, InvalidRequest
 from graftwork.merge.jobs.work import Work
+from graftwork.merge.problem import first_problem, reason_of
 from graftwork.registry.access import require
 from graftwork.registry.grants import EVERYWHERE, Scope
 from graftwork.registry.registry import Registry
@@ -24,6 +25,12 @@ MODULES = {
     "import": "graftwork.merge.jobs.kinds.import_model",
     "rebuild": "graftwork.merge.jobs.kinds.rebuild",
 }
+
+
+class Order(BaseModel):
+    """What a job is told; a key that its kind does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,10 @@ class Kind:
     """What a schedule of such jobs keeps, where that is not a payload."""
     fire: Callable[[Registry, Any], Fired] | None = None
     """Makes the payload of a job from what the schedule keeps, when its time comes; without it, it is the payload."""
+    check: Callable[[Registry, Any], None] | None = None
+    """Raises what is already wrong with what a schedule is to keep."""
+    note: Callable[[Registry, Any], str | None] | None = None
+    """What to know of a schedule that is not wrong, and yet would fail now."""
     for_admins: bool = False
     """Whether only whoever may do everything may ask for such a job."""
 
@@ -66,9 +77,9 @@ class Kind:
         try:
             return form.model_validate(payload)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "payload"
-            raise InvalidRequest(field=where, reason=str(first["msg"]).removeprefix("Value error, ")) from None
+            problem = first_problem(error)
+            where = ".".join(str(part) for part in problem["loc"]) or "payload"
+            raise InvalidRequest(field=where, reason=reason_of(problem, form)) from None
 
 
 def kind_named(name: str) -> Kind:

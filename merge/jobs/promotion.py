@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from graftwork.errors import ArtifactNotFound, PromotionRefused
+from graftwork.errors import AliasNotFound, ArtifactNotFound, PromotionRefused
 from graftwork.merge.evaluation.gate import Gate, Verdict, judge
+from graftwork.merge.evaluation.metric import SCHEME
+from graftwork.merge.evaluation.yardstick import find_dataset
 from graftwork.merge.jobs.submit import outcome_of
 from graftwork.merge.jobs.work import Work
+from graftwork.registry.aliases import AliasMove
 from graftwork.registry.marks import Mark
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
@@ -31,6 +34,34 @@ def built(registry: Registry, name: Name, recipe_digest: str) -> Version | None:
         if isinstance(merge, dict) and merge.get("recipe_digest") == recipe_digest:
             return version
     return None
+
+
+def settled(registry: Registry, version: Version, alias: str, gate: Gate | None) -> str | None:
+    """Why a version that was built before is left where it is; None where it is to be judged and promoted.
+
+    Either the alias is there, or somebody took it off this version, or the gate refuses what was measured before. What
+    an evaluator says is asked anew: the operator may have edited it.
+    """
+    name = f"{version.name}@{alias}"
+    entry = registry.aliases.get(version.name).get(alias)
+    if entry is not None and entry.digest == version.digest:
+        return f"{name} is there"
+    taken = _taken_off(registry, version, alias)
+    if taken is not None:
+        return f"{taken.actor or 'somebody'} took {name} off it"
+    if gate is None or gate.dataset is None:
+        return None
+    dataset, parameters = find_dataset(registry, gate.dataset).digest, {"scheme": SCHEME, "limit": gate.limit}
+
+    def measured(one: Version) -> float:
+        return registry.evaluations.find(one.digest, dataset, [gate.metric], parameters)[gate.metric].value
+
+    try:
+        current = None if entry is None else _comparable(registry, version.name, entry.digest)
+        verdict = judge(gate, version, current, measured)
+    except KeyError:
+        return None  # not measured yet
+    return None if verdict.passed else f"it does not become {name}: {verdict.reason}"
 
 
 def promote(work: Work, version: Version, alias: str, gate: Gate | None) -> None:
@@ -55,6 +86,16 @@ def promote(work: Work, version: Version, alias: str, gate: Gate | None) -> None
             version.name, alias, version.digest, expected=before, actor=ACTOR, reason=reason, session=session
         )
         work.finish(session, result)
+
+
+def _taken_off(registry: Registry, version: Version, alias: str) -> AliasMove | None:
+    """The last move of an alias off a version, unless that was a promotion of another one."""
+    try:
+        moves = registry.aliases.history(version.name, alias)
+    except AliasNotFound:
+        return None
+    left = [move for move in moves if move.before == version.digest]
+    return left[-1] if left and left[-1].actor != ACTOR else None
 
 
 def _comparable(registry: Registry, name: Name, digest: str | None) -> Version | None:

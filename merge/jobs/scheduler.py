@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from graftwork.errors import GraftworkError
+from graftwork.errors import DatabaseUnavailable, GraftworkError
 from graftwork.merge.jobs.kind import kind_named
 from graftwork.registry.access import acting_for
 from graftwork.registry.cron import Cron
@@ -43,6 +43,8 @@ def run_schedules(
     while not stop.is_set():
         try:
             fire_due(registry, told())
+        except DatabaseUnavailable:  # the database said so, once
+            pass
         except (DBAPIError, GraftworkError):
             logger.exception("the schedules cannot be read; trying again")
         stop.wait(seconds)
@@ -78,22 +80,60 @@ def add_schedule(
     priority: int = 0,
     enabled: bool = True,
 ) -> Schedule:
-    """Add a schedule of jobs of that kind. Raises InvalidRequest for what the kind does not take, and ScheduleExists.
+    """Add a schedule of jobs of that kind. Raises what is wrong with it as it is now, and ScheduleExists.
 
-    What its references mean is found out when its time comes.
+    What its references mean is found out again whenever its time comes.
     """
-    template = kind_named(kind).parse_template(payload)
     return registry.schedules.create(
         name,
         cron,
         kind,
-        template.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        _checked(registry, kind, payload),
         now=now or registry.schedules.now(),
         catch_up=catch_up,
         overlap=overlap,
         priority=priority,
         enabled=enabled,
     )
+
+
+def change_schedule(
+    registry: Registry,
+    name: Name,
+    cron: Cron,
+    kind: str,
+    payload: Mapping[str, Any],
+    *,
+    catch_up: CatchUp = CatchUp.ONE,
+    overlap: Overlap = Overlap.SKIP,
+    priority: int = 0,
+) -> Schedule:
+    """Put all this in the place of what a schedule was; its jobs stay with it, and it is paused if it was.
+
+    From then on it acts for whoever changed it. Raises what `add_schedule` does, and ScheduleNotFound.
+    """
+    registry.schedules.writable(name)
+    checked = _checked(registry, kind, payload)
+    now = registry.schedules.now()
+    return registry.schedules.change(
+        name, cron, kind, checked, now=now, catch_up=catch_up, overlap=overlap, priority=priority
+    )
+
+
+def note_on(registry: Registry, schedule: Schedule) -> str | None:
+    """What to know of a schedule that is not wrong, and yet would fail now."""
+    kind = kind_named(schedule.kind)
+    return None if kind.note is None else kind.note(registry, kind.parse_template(schedule.payload))
+
+
+def _checked(registry: Registry, kind: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The template of a payload, as it is kept."""
+    sort = kind_named(kind)
+    template = sort.parse_template(payload)
+    if sort.check is not None:
+        sort.check(registry, template)
+    plain: Mapping[str, Any] = template.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return plain
 
 
 def _times(schedule: Schedule, now: datetime) -> Sequence[datetime]:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graftwork.errors import InvalidRecipe
+from graftwork.merge.problem import first_problem, reason_of
 from graftwork.merge.recipe import Recipe, load_recipe
 from graftwork.registry.marks import Mark
 from graftwork.registry.refs import Name, Ref
@@ -35,6 +36,11 @@ class Selection(BaseModel):
     query: Query
     parameters: dict[str, Any] = {}
 
+    @property
+    def asked(self) -> str:
+        """The query, as messages say it."""
+        return ", ".join(f"{key} {value}" for key, value in self.query.model_dump(exclude_none=True).items())
+
 
 def selection_of(recipe: Mapping[str, Any]) -> Selection | None:
     """What a recipe chooses its models by; None for one that names them. Raises InvalidRecipe."""
@@ -44,9 +50,9 @@ def selection_of(recipe: Mapping[str, Any]) -> Selection | None:
     try:
         return Selection.model_validate(models)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        problem = first_problem(error)
         where = ".".join(["models", *map(str, problem["loc"])])
-        raise InvalidRecipe(where=where, reason=str(problem["msg"])) from None
+        raise InvalidRecipe(where=where, reason=reason_of(problem, Selection)) from None
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> Recipe:
@@ -68,8 +74,7 @@ def chosen(registry: Registry, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         return recipe
     found = select(registry, selection.query)
     if not found:
-        asked = ", ".join(f"{key} {value}" for key, value in selection.query.model_dump(exclude_none=True).items())
-        raise InvalidRecipe(where="models.query", reason=f"nothing in the registry matches {asked}")
+        raise InvalidRecipe(where="models.query", reason=f"nothing in the registry matches {selection.asked}")
     parameters = {"parameters": selection.parameters} if selection.parameters else {}
     return {**recipe, "models": [{"model": version.ref, **parameters} for version in found]}
 

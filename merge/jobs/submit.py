@@ -52,6 +52,7 @@ def _own(key: str, owner: str) -> str:
     return hashlib.sha256(f"{owner}\n{key}".encode()).hexdigest() if owner else key
 
 
-def outcome_of(version: Version) -> dict[str, str]:
-    """The result of a job that made a version."""
-    return {"name": str(version.name), "ref": version.ref, "digest": version.digest}
+def outcome_of(version: Version) -> dict[str, Any]:
+    """The result of a job that made a version, or found that it was there."""
+    found = {} if version.is_new else {"already_there": True}
+    return {"name": str(version.name), "ref": version.ref, "digest": version.digest, **found}

@@ -19,7 +19,7 @@ from typing import IO, Any
 from sqlalchemy.exc import DBAPIError
 
 from graftwork.context import job_id
-from graftwork.errors import Cancelled, GraftworkError, LeaseLost
+from graftwork.errors import Cancelled, DatabaseUnavailable, GraftworkError, LeaseLost
 from graftwork.merge.jobs.attempt import Failure
 from graftwork.merge.jobs.kind import MODULES
 from graftwork.registry.job_events import EventKind
@@ -54,8 +54,10 @@ def run_worker(
     while not stop.is_set():
         try:
             busy = run_next(registry, settings, worker=worker, stop=stop, kinds=kinds, lease_seconds=lease_seconds)
+        except DatabaseUnavailable:  # the database said so, once
+            busy = False
         except DBAPIError:
-            logger.exception("the job queue cannot be reached; trying again")
+            logger.exception("the job queue cannot be used; trying again")
             busy = False
         if not busy:
             stop.wait(IDLE_SECONDS)
@@ -189,6 +191,8 @@ class Watch:
                 return
             try:
                 self._look()
+            except DatabaseUnavailable:
+                continue
             except DBAPIError:
                 logger.exception("the state of job %s cannot be read or written; trying again", self._claim.job.id)
 

@@ -15,6 +15,7 @@ from graftwork.errors import (
     InvalidCheckpoint,
     InvalidRecipe,
     InvalidReference,
+    NotFound,
     SourceNotFound,
 )
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located, read_checkpoint
@@ -93,10 +94,21 @@ class Finder:
             return Origin(reference, folder, None, folder.parent.parent)
         version = self.version(reference)
         if self.registry is None or version is None:
-            raise SourceNotFound(source=reference, expected=EXPECTED if self.paths else EXPECTED_REMOTE)
+            raise self._missing(reference)
         from graftwork.registry.snapshots import materialise
 
         return Origin(reference, materialise(self.registry, version), version)
+
+    def _missing(self, reference: str) -> NotFound:
+        """That there is nothing at `reference`, as the registry says it where the reference can be one of its own."""
+        if self.registry is not None:
+            try:
+                self.registry.catalog.resolve(reference)
+            except ArtifactNotFound as error:
+                return error
+            except InvalidReference:
+                pass
+        return SourceNotFound(source=reference, expected=EXPECTED if self.paths else EXPECTED_REMOTE)
 
     def _with_adapter(self, reference: str) -> Origin:
         model, _, second = reference.rpartition("+")

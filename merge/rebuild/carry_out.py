@@ -13,6 +13,7 @@ from graftwork.merge.rebuild import expert_sets
 from graftwork.merge.rebuild.plan import Rebuild, Step
 from graftwork.merge.rebuild.recipes import renamed
 from graftwork.progress import Progress, silent
+from graftwork.registry.access import doer
 from graftwork.registry.places import Place
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
@@ -183,7 +184,7 @@ class _Work:
             base=version.base,
             parents=[Parent(edge.parent, edge.relation, edge.weight, edge.position) for edge in edges],
             metadata=version.metadata,
-            actor="rebuild",
+            actor=doer("rebuild"),
         )
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from graftwork.registry.access import doer
 from graftwork.registry.formats.config import read_object
 from graftwork.registry.formats.experts import CONFIG_FILE, INLINE, WEIGHTS_FILE, Document, Entry, parse_document
 from graftwork.registry.formats.safetensors import read_header
@@ -83,7 +84,7 @@ def register(
             base=base,
             parents=[parent],
             metadata=metadata,
-            actor="rebuild",
+            actor=doer("rebuild"),
         )
 
 

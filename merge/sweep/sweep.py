@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from graftwork.errors import InvalidRecipe, InvalidSweep, SourceNotFound
+from graftwork.errors.wording import UNKNOWN_KEY
 from graftwork.merge.documents import load_yaml
 from graftwork.merge.parameters import explain
-from graftwork.merge.recipe import Recipe, did_you_mean, load_recipe
+from graftwork.merge.problem import did_you_mean, first_problem
+from graftwork.merge.recipe import Recipe, load_recipe
 from graftwork.merge.sweep.path import Place, parse_path, replaced
 
 MODEL = "{model}"
@@ -44,6 +47,12 @@ class Steps(_Section):
     from_: Annotated[Decimal, Field(alias="from", allow_inf_nan=False)]
     to: Annotated[Decimal, Field(allow_inf_nan=False)]
     step: Annotated[Decimal, Field(gt=0, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _goes_up(self) -> Self:
+        if self.to < self.from_:
+            raise ValueError(f"from {self.from_} to {self.to} goes backwards; put the smaller number first")
+        return self
 
     def values(self) -> tuple[int | float, ...]:
         """The values, in decimal arithmetic, so that 0.1 + 0.2 is 0.3; whole where all three numbers are."""
@@ -92,6 +101,9 @@ def load_sweep(file: Path) -> Sweep:
         raise _first_problem(error) from None
     if not any(MODEL in argument for argument in document.evaluate.command):
         raise InvalidSweep(where="evaluate.command", reason=f"no argument holds {MODEL}, the merged model's folder")
+    program = document.evaluate.command[0]
+    if MODEL not in program and shutil.which(program) is None:
+        raise InvalidSweep(where="evaluate.command[0]", reason=f"there is no program {program!r}")
     recipe = document.recipe
     if isinstance(recipe, str):
         recipe = _read(Path(recipe).expanduser(), "a recipe in YAML")
@@ -149,13 +161,15 @@ def _read(file: Path, expected: str) -> dict[str, Any]:
 
 
 def _first_problem(error: ValidationError) -> InvalidSweep:
-    problem = error.errors(include_url=False)[0]
+    problem = first_problem(error)
     place = [str(step) for step in problem["loc"]] or ["the top"]
-    if problem["type"] == "extra_forbidden" and place[0] != "grid":
+    if problem["type"] == UNKNOWN_KEY and place[0] != "grid":
         known = Judge.model_fields if place[0] == "evaluate" else _Document.model_fields
         reason = f"there is no such key; there is {did_you_mean(place[-1], known)}"
         return InvalidSweep(where=".".join(place), reason=reason)
     if place[0] == "grid" and len(place) > 1:
-        reason = "expected a list of values, or {from: ..., to: ..., step: ...}"
+        told = [each["msg"] for each in error.errors() if each["type"] == "value_error"]
+        usual = "expected a list of values, or {from: ..., to: ..., step: ...}"
+        reason = told[0].removeprefix("Value error, ") if told else usual
         return InvalidSweep(where=f"grid.{place[1]}", reason=reason)
     return InvalidSweep(where=".".join(place) or "the top", reason=explain(error).split("; ")[0])

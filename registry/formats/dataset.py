@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graftwork.errors import InvalidDataset, SourceNotFound, TooLarge
+from graftwork.errors.wording import first_problem, in_words
 from graftwork.registry.formats.config import check_configs, read_object
 from graftwork.registry.formats.folder import list_files
 
@@ -140,9 +141,9 @@ def _config(root: Path, files: tuple[str, ...], data: Path) -> DatasetConfig:
         try:
             config = DatasetConfig.model_validate(read_object(root / CONFIG_FILE, CONFIG_FILE))
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
+            problem = first_problem(error.errors(include_url=False))
             where = ".".join(map(str, problem["loc"])) or "the top"
-            raise InvalidDataset(path=CONFIG_FILE, reason=f"{where}: {problem['msg']}") from None
+            raise InvalidDataset(path=CONFIG_FILE, reason=f"{where}: {in_words(problem)}") from None
         roles = {**TASKS[config.task], **OPTIONAL.get(config.task, {})}
         if unknown := set(config.fields) - set(roles):
             reason = f"fields: the task {config.task} has no {sorted(unknown)[0]!r}; it has {', '.join(roles)}"

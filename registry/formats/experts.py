@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from graftwork.errors import InvalidExpertSet
+from graftwork.errors.wording import first_problem, in_words
 from graftwork.registry.formats.config import check_configs, read_object
 from graftwork.registry.formats.folder import list_files
 from graftwork.registry.formats.safetensors import Header, TensorInfo, read_header
@@ -104,6 +105,13 @@ class ExpertsLayout:
         return tuple(dict.fromkeys(digests))
 
     @property
+    def facts(self) -> dict[str, object]:
+        """Its router, where it is not as usual, and its experts with their weights."""
+        router = self.document.router
+        told = {"kind": router.kind, **router.model_dump(exclude_defaults=True)}
+        return {"router": told, "experts": {entry.name: entry.weight for entry in self.document.experts}}
+
+    @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """The tensors of its weights."""
         return self.header.tensors if self.header is not None else {}
@@ -134,9 +142,9 @@ def parse_document(raw: object, path: str) -> Document:
     try:
         document = Document.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or CONFIG_FILE
-        reason = f"{where} of its {CONFIG_FILE}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        first = first_problem(error.errors(include_url=False))
+        where = ".".join(map(str, first["loc"])) or "the top"
+        reason = f"{where} of its {CONFIG_FILE}: {in_words(first)}"
         raise InvalidExpertSet(path=path, reason=reason) from None
     _check_document(document, path)
     return document

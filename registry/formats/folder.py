@@ -123,7 +123,8 @@ def check_kind(relative: str) -> None:
     path = PurePosixPath(relative)
     suffix = path.suffix.lower()
     if suffix in PICKLE_SUFFIXES:
-        raise UnsafeFile(path=relative, reason=f"a {suffix} file can run code when it is loaded")
+        reason = f"a {suffix} file can run code when it is loaded; weights are accepted as .safetensors only"
+        raise UnsafeFile(path=relative, reason=reason)
     if suffix in CODE_SUFFIXES:
         raise UnsafeFile(path=relative, reason="code is not accepted with a model")
     if suffix not in ACCEPTED_SUFFIXES and path.name not in ACCEPTED_NAMES:

@@ -66,6 +66,7 @@ SIZES = frozenset(
     }
 )
 DEVICE = re.compile(r"cpu(:0)?|cuda(:\d+)?")
+SERVER = re.compile(r"https?://[^\s/:]+(:\d{1,5})?(/\S*)?|https?://\[[0-9a-fA-F:.]+\](:\d{1,5})?(/\S*)?")
 DEVICES = "cpu, cuda, or one of several GPUs such as cuda:1"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
 
@@ -244,6 +245,9 @@ def load_settings(**overrides: Any) -> Settings:
             raise InvalidSetting(name=PREFIX + name.upper(), value=getattr(settings, name), expected=expected)
     if not DEVICE.fullmatch(settings.device):
         raise InvalidSetting(name=f"{PREFIX}DEVICE", value=settings.device, expected=DEVICES)
+    if settings.url and not SERVER.fullmatch(settings.url):
+        expected = "the URL of a server, such as http://127.0.0.1:8000"
+        raise InvalidSetting(name=f"{PREFIX}URL", value=settings.url, expected=expected)
     return settings
 
 

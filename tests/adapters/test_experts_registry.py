@@ -222,7 +222,8 @@ def test_the_command_imports_what_training_wrote(registry: Registry, home: Path,
     (tmp_path / "adapter_config.json").write_text(json.dumps({"activate_r": 2, "lora_alpha": 8}))
     told = graft(home, "experts", "import", str(tmp_path), "--name", "team/smora", "--base", "team/base")
     made = registry.catalog.resolve("team/smora")
-    assert (told["digest"], made.metadata) == (made.digest, {"layout": "SMoRA"})
+    assert (told["digest"], made.metadata["layout"]) == (made.digest, "SMoRA")
+    assert (made.metadata["router"]["kind"], made.metadata["experts"]) == ("linear", {"smora": 1.0})  # type: ignore[index]
     router = document_of(registry, made).router
     assert (router.unit, router.top_k, router.gate_scale) == ("rank", 2, 2.0)
 
@@ -234,7 +235,11 @@ def test_the_command_imports_what_training_wrote(registry: Registry, home: Path,
         (["--member", "team/attention", "--deactivate", "other=1"], "there is no expert 'other'"),
         (["--member", "team/attention", "--router", "task-table", "--task", "a=x"], "is not numbers"),
         (["--member", "team/attention", "--weights", "nowhere.safetensors"], "nothing at 'nowhere.safetensors'"),
-        ([], "experts of its experts.json"),
+        (["--member", "team/attention*x"], "--member: 'team/attention*x' is not REF or REF*WEIGHT"),
+        (["--member", "team/attention", "--router", "linear"], "team/cli is not an expert set"),
+        (["--member", "team/base"], "team/cli is not an expert set that can be used: its member team/base@v1"),
+        (["--member", "team/attention", "--router", "arrow", "--top-k", "2"], "its top_k is 2, and it routes 1"),
+        ([], "name at least one member"),
     ],
 )
 @pytest.mark.usefixtures("registry")

@@ -108,7 +108,7 @@ def test_a_base_that_cannot_be_loaded_fails_every_request_for_it_and_is_tried_ag
         file.unlink()
     import_source(registry, str(tmp_path / "bare"), Name.parse("team/bare"))
     for _ in range(2):
-        with pytest.raises(InvalidCheckpoint):
+        with pytest.raises(InvalidCheckpoint, match=r"^team/bare@v1 cannot be used: it has no tokenizer"):
             host.admit("team/bare")
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_model_is_not_found(host: Host, registry: Registry, family: F
     vector = tmp_path / "vector.safetensors"
     shutil.copy(family.base / "model.safetensors", vector)
     import_source(registry, str(vector), Name.parse("team/vector"), kind=Kind.TASK_VECTOR)
-    with pytest.raises(ModelNotFound, match="'team/vector' cannot be served: it is a task vector"):
+    with pytest.raises(ModelNotFound, match="'team/vector' cannot answer: it is a task vector"):
         host.admit("team/vector")
 
 

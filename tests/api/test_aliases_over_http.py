@@ -45,7 +45,10 @@ def test_expected_that_does_not_hold_is_a_conflict(server: Server, client: httpx
     again = client.put(f"{ROOT}/cas", json={"version": 2, "expected": None})
     assert (again.status_code, again.json()["code"]) == (409, "alias_conflict")
     assert again.json()["actual"] == first
-    assert client.put(f"{ROOT}/cas", json={"version": 2, "expected": second}).status_code == 409
+    for expected in (second, "v2"):
+        refused = client.put(f"{ROOT}/cas", json={"version": 2, "expected": expected})
+        assert (refused.status_code, refused.json()["expected"]) == (409, second)
+        assert f"is at {first[:12]}, not at {second[:12]}: " in refused.json()["detail"]
     assert server.digest("tiny/a@cas") == first
     assert client.put(f"{ROOT}/cas", json={"version": 2, "expected": first}).status_code == 200
     assert server.digest("tiny/a@cas") == second

@@ -71,6 +71,8 @@ def test_lineage_goes_up_and_down(server: Server, client: httpx.Client) -> None:
         ("/tiny/a/versions/%20", 422, "invalid_reference"),
         ("?limit=0", 422, "invalid_request"),
         ("?kind=elephant", 422, "invalid_request"),
+        ("?kindd=base", 422, "invalid_request"),
+        ("/tiny/a/aliases?kind=base", 422, "invalid_request"),
         ("/tiny/a/lineage?direction=sideways", 422, "invalid_request"),
         ("/no/such/path/at/all", 404, "not_found"),
     ],

@@ -44,7 +44,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, family: Family) -> Iterato
         import_source(registry, str(family.base), Name.parse("open/base"))
         for name in ("acme/secret", "open/adapter"):
             import_source(registry, str(family.adapters["adapter0"]), Name.parse(name), base=Ref.parse("open/base"))
-        registry.catalog.set_private(Name.parse("acme/secret"), True)
+        registry.repositories.set_private(Name.parse("acme/secret"), True)
         with ExitStack() as clients:
             yield Guarded(url, registry, clients)
 
@@ -55,9 +55,10 @@ def test_without_a_good_token_nothing_is_answered_but_health(guarded: Guarded) -
         refused = guarded.client().get(path)
         assert refused.status_code == 401
         assert refused.headers["www-authenticate"] == "Bearer"
+        assert "none was given" in refused.text
     assert guarded.client("gw_wrong").get("/v1/models").json()["error"]["code"] == "unauthorized"
     expired = guarded.token(seconds=-1.0, open=["read"])
-    assert guarded.client(expired).get("/api/v1/artifacts").status_code == 401
+    assert "is not known, or expired or revoked" in guarded.client(expired).get("/api/v1/artifacts").text
     secret = guarded.token(open=["read"])
     assert guarded.client(secret).get("/api/v1/artifacts").status_code == 200
     guarded.registry.tokens.revoke(guarded.registry.tokens.list()[0].id)
@@ -82,7 +83,9 @@ def test_writing_needs_a_grant_in_the_namespace(guarded: Guarded) -> None:
     path, body = "/api/v1/artifacts/open/adapter/aliases/prod", {"digest": digest}
     refused = reader.put(path, json=body)
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
-    assert refused.json()["detail"] == "ada has no permission to write in the namespace open."
+    assert refused.json()["detail"] == (
+        "ada may not do this: it takes a token with the scope write in open (--grant open=write)."
+    )
     assert writer.put(path, json=body).status_code in (200, 201)
     history = writer.get(f"{path}/history").json()
     assert history[-1]["actor"] == "ada"
@@ -116,3 +119,18 @@ def test_inference_needs_its_scope_where_the_model_is(guarded: Guarded) -> None:
     assert ask("acme/secret", infer) == 404
     assert ask("open/base", guarded.token(acme=["infer"])) == 403
     assert ask("acme/secret", guarded.token(acme=["infer", "read"])) == 200
+
+
+def test_who_may_write_hides_and_shows_and_to_others_it_is_not_there(guarded: Guarded) -> None:
+    path = "/api/v1/artifacts/acme/secret"
+    writer, reader = guarded.client(guarded.token(acme=["write"])), guarded.client(guarded.token(open=["read"]))
+    assert reader.patch(path, json={"private": False}).status_code == 404
+    assert writer.patch(path, json={"private": False}).json()["private"] is False
+    assert reader.patch(path, json={"private": True}).status_code == 403
+    assert writer.patch(path, json={"private": True}).json()["private"] is True
+    assert reader.get(path).status_code == 404
+
+
+def test_a_browser_is_led_to_the_documentation(guarded: Guarded) -> None:
+    answer = guarded.client().get("/", follow_redirects=True)
+    assert (answer.status_code, answer.url.path) == (200, "/docs")

@@ -72,6 +72,8 @@ def test_without_a_limit_the_answer_fills_the_context(client: httpx.Client) -> N
         ({"messages": [{"role": "wizard", "content": "abc"}]}, "messages[0].role"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"messages": [{"role": "user", "content": "a" * 200}]}, "messages"),
         ({"n": 0}, "n"),
         ({"top_logprobs": 2}, "top_logprobs"),
     ],

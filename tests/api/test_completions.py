@@ -47,9 +47,15 @@ def test_a_completion_is_token_exact_and_names_its_version(
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (len(PROMPT), COUNT)
 
 
-def test_a_text_is_tokenised_and_unknown_fields_are_ignored(openai_client: openai.OpenAI) -> None:
+def test_a_text_is_tokenised_and_what_changes_no_answer_is_taken(openai_client: openai.OpenAI) -> None:
     text = openai_client.completions.create(
-        model="tiny/base", prompt="abc", max_tokens=4, temperature=0, user="someone", extra_body={"new_fangled": 1}
+        model="tiny/base",
+        prompt="abc",
+        max_tokens=4,
+        temperature=0,
+        user="someone",
+        best_of=1,
+        extra_body={"store": True, "metadata": {"a": "b"}, "repetition_penalty": 1.0},
     )
     assert text.usage is not None
     assert text.usage.prompt_tokens == 3
@@ -118,7 +124,8 @@ def test_a_stop_text_ends_the_answer_and_is_not_in_it(openai_client: openai.Open
         ("temperature", -1),
         ("top_p", 0),
         ("max_tokens", 0),
-        ("max_tokens", 10_000),
+        ("repetition_penalty", 1.1),
+        ("max_tokns", 5),
         ("stop", ["a"] * 17),
         ("prompt", ["two", "prompts"]),
         ("prompt", []),
@@ -132,6 +139,24 @@ def test_what_is_not_supported_is_refused_by_name(openai_client: openai.OpenAI, 
     assert caught.value.type == "invalid_request_error"
     assert caught.value.code == "invalid_request"
     assert caught.value.param == field
+
+
+@pytest.mark.parametrize(("prompt", "param"), [("a" * 500, "prompt"), ("abc", "max_tokens")])
+def test_more_tokens_than_the_model_takes_are_refused_as_such(
+    openai_client: openai.OpenAI, prompt: str, param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        openai_client.completions.create(model="tiny/base", prompt=prompt, max_tokens=400)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
+
+
+def test_a_field_that_may_be_a_misspelling_is_told_so(client: httpx.Client) -> None:
+    answer = client.post("/v1/completions", json={"model": "tiny/base", "max_tokns": 5})
+    assert answer.json()["error"]["message"] == (
+        "max_tokns: there is no such key (did you mean max_tokens?) (there is more at prompt)."
+    )
+    answer = client.post("/v1/completions", content=b'{"model": "tiny/base"}', headers={"Content-Type": "text/plain"})
+    assert answer.json()["error"]["message"] == "Content-Type: expected application/json."
 
 
 @pytest.mark.parametrize(

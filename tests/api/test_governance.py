@@ -117,7 +117,7 @@ def test_a_poisoned_adapter_is_stopped_rebuilt_and_withdrawn(client: httpx.Clien
         ("ada", "version.withdraw", "acme/bad@v1"),
         ("ada", "version.withdraw", "acme/support@v1"),
         ("ada", "alias.move", "acme/support@prod"),
-        ("merge", "version.register", "acme/support@v2"),
+        ("ada", "version.register", "acme/support@v2"),
     ]
     assert log.json()[0]["request"] is not None
     before = client.get(log.links["next"]["url"]).json()

@@ -64,7 +64,7 @@ def test_a_recipe_may_be_yaml(client: httpx.Client) -> None:
         ({"parameters": {"desnity": 0.5}}, 422, "unknown_parameter"),
         ({"merge_method": "ties", "parameters": {"density": 2}}, 422, "invalid_parameter"),
         ({"merge_method": "ties", "parameters": {"density": 0}}, 422, "invalid_parameter"),
-        ({"base_model": "tiny/nothing"}, 404, "source_not_found"),
+        ({"base_model": "tiny/nothing"}, 404, "artifact_not_found"),
         ({"base_model": "/etc"}, 404, "source_not_found"),
         ({"surprise": 1}, 422, "invalid_recipe"),
     ],
@@ -77,6 +77,22 @@ def test_a_recipe_that_cannot_be_carried_out_is_refused_at_once(
     assert (refused.status_code, refused.json()["code"]) == (status, code)
     assert client.get("/api/v1/jobs").json() == before
     assert client.get("/api/v1/artifacts/merged/bad").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "meant"),
+    [
+        ("gc", {"aply": True}, "apply"),
+        ("extract", {"model": "a/b", "base": "a/c", "name": "a/d", "ranks": 3}, "rank"),
+        ("import", {"source": "hf:a/b", "name": "a/b", "alias": "prod"}, "aliases"),
+    ],
+)
+def test_a_key_that_a_kind_of_job_does_not_know_is_refused(
+    client: httpx.Client, kind: str, payload: dict[str, Any], meant: str
+) -> None:
+    for path, body in (("jobs", {}), ("schedules", {"name": "tiny/x", "cron": "0 * * * *"})):
+        refused = client.post(f"/api/v1/{path}", json={"kind": kind, "payload": payload, **body})
+        assert (refused.status_code, f"(did you mean {meant}?)" in refused.text) == (422, True), refused.text
 
 
 def test_a_finished_job_cannot_be_cancelled_and_an_unknown_one_is_not_found(client: httpx.Client) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
+from graftwork.testing.postgres import PostgresServer
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,36 @@ def test_readiness_says_what_is_wrong(tmp_path: Path) -> None:
         assert told.json()["checks"]["storage"] != "ok"
         assert told.json()["checks"]["database"] == "ok"
         assert httpx.get(f"{url}/healthz", timeout=60).status_code == 200
+
+
+def test_a_database_that_goes_away_is_told_of_once_and_waited_for(
+    tmp_path: Path, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    import psycopg
+
+    socket = Path(postgres.url.partition("host=")[2]) / ".s.PGSQL.5432"
+    url = postgres.new_schema() + "&application_name=leaving"
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'leaving'"
+    settings = Settings(home=tmp_path / "home", database_url=url, watch_seconds=1)
+    caplog.set_level(logging.WARNING)
+    with running(create_app(settings)) as server, psycopg.connect(postgres.url, autocommit=True) as other:
+        assert httpx.get(f"{server}/api/v1/artifacts", timeout=60).status_code == 200
+        socket.rename(socket.with_suffix(".away"))
+        try:
+            other.execute(end)
+            for _ in range(3):
+                told = httpx.get(f"{server}/api/v1/artifacts", timeout=60)
+                assert (told.status_code, told.headers["Retry-After"]) == (503, "1")
+                assert told.json()["code"] == "database_unavailable"
+            time.sleep(1.5)  # every thread of the server has met the outage by now
+            readiness = httpx.get(f"{server}/readyz", timeout=60)
+        finally:
+            socket.with_suffix(".away").rename(socket)
+        assert readiness.status_code == 503
+        assert readiness.json()["checks"]["database"] == "it does not answer"
+        assert httpx.get(f"{server}/api/v1/artifacts", timeout=60).status_code == 200
+    warned = [record for record in caplog.records if record.name.startswith("graftwork") and record.levelname != "INFO"]
+    assert [(record.name, record.exc_info) for record in warned] == [("graftwork.registry.db", None)]
 
 
 def test_traces_follow_a_request_into_the_engine(client: httpx.Client) -> None:

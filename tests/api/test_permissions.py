@@ -96,7 +96,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, family: Family) -> Iterator[
         create_expert_set(registry, Name.parse("open/set"), members, {"kind": "fixed"})
         registry.aliases.set(Name.parse("acme/a"), "prod", registry.catalog.resolve("acme/a").digest)
         for name in ("acme/base", "acme/tuned", "acme/a", "acme/b"):
-            registry.catalog.set_private(Name.parse(name), True)
+            registry.repositories.set_private(Name.parse(name), True)
         registry.jobs.enqueue("import", {"source": "hf:a/b", "name": "acme/x"}, owner="acme")
         with ExitStack() as clients:
             yield House(url, registry, app.openapi(), clients)
@@ -201,7 +201,7 @@ def test_every_part_of_a_mixture_needs_the_scope(house: House) -> None:
     body = {"model": "acme/a*0.5+open/c*0.5", "prompt": "ab", "max_tokens": 1}
     refused = half.post("/v1/completions", json=body)
     assert (refused.status_code, refused.json()["error"]["type"]) == (403, "permission_error")
-    assert "infer in the namespace open" in refused.json()["error"]["message"]
+    assert "the scope infer in open" in refused.json()["error"]["message"]
 
 
 def test_whoever_may_infer_need_not_be_able_to_read(house: House) -> None:

@@ -68,6 +68,13 @@ def test_an_upload_can_move_an_alias(server: Server, client: httpx.Client) -> No
     assert [move["reason"] for move in moves] == ["uploaded v1", "uploaded v2"]
 
 
+@pytest.mark.usefixtures("unchanged")
+def test_a_field_that_no_upload_has_is_refused(server: Server, client: httpx.Client) -> None:
+    answer = post(client, server.upload("adapter0"), name="up/typo", base="tiny/base", aliass="prod")
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("aliass: there is no such form field; there is name, base, alias")
+
+
 def test_an_uploaded_adapter_answers(server: Server, client: httpx.Client) -> None:
     digest = post(client, server.upload("adapter2"), name="up/answers", base="tiny/base").json()["digest"]
     body = {"model": "up/answers", "prompt": "abc", "max_tokens": 3}

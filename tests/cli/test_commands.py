@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from graftwork.registry.registry import Registry
+from graftwork.settings import Settings
 
 if TYPE_CHECKING:
     from graftwork.testing.family import Family
@@ -34,6 +35,7 @@ def test_import_registers_and_says_what(graft: Graft, family: Family) -> None:
     assert told.code == 0
     assert told.stdout == ""
     assert "new/one@v1" in told.stderr
+    assert "already there" not in told.stderr
     assert graft("show", "new/one@x", "--json").json["kind"] == "checkpoint"
     again = graft("import", family.fine_tunes["ft0"], "--name", "new/one", "--base", "tiny/base", "--json")
     assert again.json["number"] == 1
@@ -41,8 +43,7 @@ def test_import_registers_and_says_what(graft: Graft, family: Family) -> None:
 
 def test_ls_is_a_table_for_people_and_json_for_programs(graft: Graft) -> None:
     table = graft("ls")
-    assert table.stdout == ""
-    lines = {line.split()[0]: line.split() for line in table.stderr.splitlines() if line.startswith(" tiny/")}
+    lines = {line.split()[0]: line.split() for line in table.stdout.splitlines() if line.startswith(" tiny/")}
     assert lines["tiny/a"][1:5] == ["adapter", "v2", "prod", "tiny/base"]
     assert "1 adapter, 1 base, 2 checkpoints" in table.stderr
     assert [found["name"] for found in graft("ls", "ft", "--json").json] == ["tiny/ft0", "tiny/ft1"]
@@ -51,13 +52,21 @@ def test_ls_is_a_table_for_people_and_json_for_programs(graft: Graft) -> None:
     assert "Nothing" in graft("ls", "--namespace", "none").stderr
 
 
+def test_ls_names_the_newest_version_and_not_their_number(graft: Graft, family: Family) -> None:
+    for folder in family.adapters.values():
+        assert graft("import", folder, "--name", "tiny/b", "--base", "tiny/base").code == 0
+    assert graft("withdraw", "tiny/b@v1", "--json").json[0]["mark"] == "withdrawn"
+    row = next(line.split() for line in graft("ls", "tiny/b").stdout.splitlines() if "tiny/b " in line)
+    assert row[2] == "v2"
+
+
 def test_an_empty_registry_says_how_to_begin(graft: Graft, tmp_path: Path) -> None:
     assert "graft import" in graft("ls", "--home", tmp_path / "empty").stderr
 
 
 def test_show_tells_of_files_tensors_and_parents(graft: Graft) -> None:
     told = graft("show", "tiny/a@prod")
-    assert {"tiny/a@v1", "adapter_model.safetensors", "tiny/base@v1"} <= set(told.stderr.split())
+    assert {"tiny/a@v1", "adapter_model.safetensors", "tiny/base@v1"} <= set(told.stdout.split())
     detail = graft("show", "tiny/a@prod", "--json").json
     assert detail["aliases"] == ["prod"]
     assert detail["tensors"]["count"] == 28
@@ -68,21 +77,21 @@ def test_an_alias_is_listed_moved_and_removed_with_its_history(graft: Graft) -> 
     assert graft("alias", "ls", "tiny/a", "--json").json[0]["digest"] == first
     moved = graft("alias", "set", "tiny/a", "prod", "v2", "--expected", "v1", "--reason", "better", "--json")
     assert moved.json["digest"] == second
-    assert "v2" in graft("alias", "ls", "tiny/a").stderr
-    assert graft("alias", "set", "tiny/a", "beta", "prod", "--expected", "none").code == 0
+    assert "v2" in graft("alias", "ls", "tiny/a").stdout
+    assert graft("alias", "set", "tiny/a", "beta", "tiny/a@prod", "--expected", "none").code == 0
     assert graft("alias", "rm", "tiny/a", "prod").code == 0
     moves = graft("alias", "history", "tiny/a", "prod", "--json").json
     assert [(move["before"], move["after"]) for move in moves] == [(None, first), (first, second), (second, None)]
     assert moves[1]["reason"] == "better"
-    assert "better" in graft("alias", "history", "tiny/a", "prod").stderr
+    assert "better" in graft("alias", "history", "tiny/a", "prod").stdout
 
 
 def test_lineage_is_drawn_as_a_tree(graft: Graft) -> None:
-    tree = graft("lineage", "tiny/base").stderr
+    tree = graft("lineage", "tiny/base").stdout
     assert "made into" in tree
     assert "made from" not in tree
     assert all(ref in tree for ref in ("tiny/ft0@v1", "tiny/ft1@v1", "tiny/a@v1", "tiny/a@v2"))
-    up = graft("lineage", "tiny/a", "--up").stderr
+    up = graft("lineage", "tiny/a", "--up").stdout
     assert "tiny/base@v1" in up
     assert "tiny/ft0" not in up
     assert graft("lineage", "tiny/base", "--depth", "0", "--json").json["edges"] == []
@@ -98,7 +107,7 @@ def test_export_gives_the_files_back_byte_for_byte(graft: Graft, family: Family,
 
 
 def test_verify_finds_a_flipped_byte(graft: Graft, home: Path) -> None:
-    assert "is whole" in graft("verify", "tiny/a").stderr
+    assert "is whole" in graft("verify", "tiny/a").stdout
     digest = next(
         file["sha256"]
         for file in graft("show", "tiny/a", "--json").json["files"]
@@ -120,7 +129,9 @@ def test_merge_registers_the_result_with_its_lineage(graft: Graft, recipe: Path)
     assert graft("show", "tiny/merged@candidate", "--json").json["digest"] == merged.json["digest"]
     parents = {parent["ref"]: parent["relation"] for parent in graft("show", "tiny/merged", "--json").json["parents"]}
     assert parents["tiny/ft0@v1"] == parents["tiny/ft1@v1"] == "merge_input"
-    assert "tiny/merged@v1" in graft("merge", recipe, "--name", "tiny/merged").stderr
+    again = graft("merge", recipe, "--name", "tiny/merged").stderr
+    assert "tiny/merged@v1" in again
+    assert "(already there)" in again
 
 
 def test_merge_writes_a_folder_of_paths_without_any_registry(graft: Graft, family: Family, tmp_path: Path) -> None:
@@ -143,24 +154,38 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(graft: Graft, recipe: P
     plan = graft("merge", recipe, tmp_path / "out", "--plan", "--json")
     assert plan.json["method"] == "task_arithmetic"
     assert plan.json["output_bytes"] > 0
-    assert "task_arithmetic" in graft("merge", recipe, "--plan").stderr
     assert not (tmp_path / "out").exists()
+    assert "needs a name" in graft("merge", recipe, "--plan").stderr
+    assert graft("merge", recipe, "--plan", "--name", "merged").code == 2
+    assert "of kind base" in graft("merge", recipe, "--plan", "--name", "tiny/base").stderr
+    named = ("merge", recipe, "--name", "tiny/merged", "--alias", "candidate")
+    shown = graft(*named, "--plan").stdout
+    for said in ("task_arithmetic", "tiny/ft0@v1 (tiny/ft0)  weight 0.5", "tiny/merged, alias candidate"):
+        assert said in shown
+    assert "made before" not in shown
+    assert graft(*named).code == 0
+    assert graft(*named, "--plan", "--json").json["made_before"] == "tiny/merged@v1"
 
 
 def test_methods_lists_all_and_describes_one(graft: Graft) -> None:
     assert {"linear", "ties", "slerp"} <= {method["name"] for method in graft("methods", "--json").json}
-    assert "task_arithmetic" in graft("methods").stderr
-    described = graft("methods", "ties").stderr
+    assert "task_arithmetic" in graft("methods").stdout
+    described = graft("methods", "ties").stdout
     assert "density" in described
     assert "number, above 0, at most 1" in described
 
 
 def test_jobs_are_listed_shown_and_cancelled(graft: Graft, home: Path) -> None:
-    assert "no jobs" in graft("jobs").stderr
-    from graftwork.settings import Settings
-
+    assert "no jobs" in graft("jobs", "ls").stderr
     with Registry.open(Settings(home=home)) as registry:
         job = registry.jobs.enqueue("merge", {"recipe": {}})
-    assert [listed["id"] for listed in graft("jobs", "--json").json] == [job.id]
-    assert "queued" in graft("jobs", job.id).stderr
-    assert graft("jobs", job.id, "--cancel", "--json").json["state"] == "cancelled"
+        other = registry.jobs.enqueue("gc", {})
+    assert [listed["id"] for listed in graft("jobs", "ls", "--json").json] == [other.id, job.id]
+    assert "queued" in graft("jobs", "ls").stdout
+    shown = graft("jobs", "show", job.id[:8]).stdout
+    assert {job.id, "attempt", "recipe:"} <= set(shown.replace("(", " ").split())
+    assert graft("jobs", "show", "").code == 3
+    assert graft("jobs", "cancel", job.id[:8], "--json").json["state"] == "cancelled"
+    assert "had ended already: it was cancelled" in graft("jobs", "cancel", job.id).stderr
+    assert "is cancelled" in graft("jobs", "cancel", other.id).stderr
+    assert "cancelled (attempt 0)" in graft("jobs", "follow", other.id).stdout

@@ -177,7 +177,7 @@ def test_what_is_not_there_is_exit_code_3(graft: Graft, tmp_path: Path) -> None:
         ("show", "tiny/nothing"),
         ("show", "tiny/a@nothing"),
         ("alias", "rm", "tiny/a", "nothing"),
-        ("jobs", "nothing"),
+        ("jobs", "show", "nothing"),
         ("import", str(tmp_path / "nothing"), "--name", "a/b"),
         ("merge", str(tmp_path / "nothing.yaml")),
     ):
@@ -200,18 +200,28 @@ def test_a_wrong_command_line_is_exit_code_2(graft: Graft, monkeypatch: pytest.M
         ("ls", "--frobnicate"),
         ("show",),
         ("show", "no-namespace"),
-        ("jobs", "--cancel"),
         ("merge", "recipe.yaml", "out", "--name", "a/b"),
         ("merge", "recipe.yaml", "--memory", "lots"),
         ("serve", "--engine", "vllm"),
+        ("serve", "--engine-url", "http://127.0.0.1:1"),
+        ("alias", "set", "tiny/a", "prod", "tiny/base@v1"),
+        ("quotas", "set", "tiny", "--bytes", "50XB"),
+        ("lineage", "tiny/a", "--relation", "cousin"),
+        ("audit", "--action", "version.frobnicate"),
+        ("ls", "--server", "nowhere"),
+        ("jobs", "cancel"),
     ):
         assert_refused(graft(*arguments), 2)
     monkeypatch.setenv("GRAFTWORK_TYPO", "1")
     assert_refused(graft("ls"), 2, "GRAFTWORK_TYPO")
 
 
+def test_an_option_before_the_command_is_told_its_place(graft: Graft) -> None:
+    assert_refused(graft("--server", "http://127.0.0.1:1", "ls"), 2, "options go after the command")
+
+
 def test_a_folder_that_cannot_be_made_is_one_line_too(graft: Graft) -> None:
-    assert_refused(graft("ls", "--home", "/dev/null/home"), 1, "/dev/null/home")
+    assert_refused(graft("ls", "--home", "/dev/null/home"), 2, "GRAFTWORK_HOME is '/dev/null/home'")
 
 
 def test_ctrl_c_is_quiet(graft: Graft, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from graftwork.api.app import create_app
 from graftwork.api.server import running
 from graftwork.cli.main import main
+from graftwork.client import Client
 from graftwork.registry.grants import Grants
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
@@ -88,8 +89,9 @@ READING = [
     ("alias", "history", "tiny/a", "prod"),
     ("marks",),
     ("audit", "tiny/a", "--limit", "2"),
-    ("jobs",),
-    ("jobs", "0123456789ab"),
+    ("jobs", "ls"),
+    ("jobs", "show", "0123456789ab"),
+    ("quotas", "show", "tiny"),
     ("schedules", "ls"),
     ("schedules", "show", "tiny/never"),
     ("tokens", "ls"),
@@ -179,12 +181,37 @@ def test_a_merge_is_waited_for_and_followed(there: Run, here: Run, recipe: Path)
     first, second = json.loads(local[1]), json.loads(out)
     assert (second["ref"], second["digest"]) == ("merged/b@v1", first["digest"])
     assert second.keys() == first.keys()
-    job = json.loads(there("jobs", "--json")[1])[0]
+    job = json.loads(there("jobs", "ls", "--json")[1])[0]
     assert job["kind"] == "merge"
-    assert there("jobs", job["id"], "--follow") == here("jobs", job["id"], "--follow")
-    assert "succeeded (attempt 1)" in there("jobs", job["id"], "--follow")[2]
-    assert there("jobs", job["id"], "--cancel", "--json") == here("jobs", job["id"], "--json")
+    some = job["id"][:10]
+    assert there("jobs", "show", some) == here("jobs", "show", some)
+    assert there("jobs", "follow", some) == here("jobs", "follow", some)
+    assert "succeeded (attempt 1)" in there("jobs", "follow", some)[1]
+    assert there("jobs", "cancel", some) == here("jobs", "cancel", some)
+    assert "had ended already: it succeeded" in there("jobs", "cancel", some)[2]
     assert there("merge", recipe)[2] == here("merge", recipe)[2]
+
+
+def test_ctrl_c_leaves_a_job_to_the_server_and_says_so(
+    there: Run, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "wait", interrupted)
+    code, _, err = there("merge", recipe, "--name", "merged/left")
+    job = json.loads(there("jobs", "ls", "--json")[1])[0]["id"]
+    assert code == 130
+    assert f"merge job {job}.\nThe job {job} goes on; 'graft jobs cancel {job}' stops it.\n" in err
+
+
+def test_an_extraction_is_waited_for(there: Run, here: Run) -> None:
+    asked = ("extract", "tiny/ft0", "--base", "tiny/base", "--rank", "4")
+    local = json.loads(here(*asked, "--name", "extracted/a", "--json")[1])
+    code, out, err = there(*asked, "--name", "extracted/b", "--alias", "prod", "--json")
+    assert code == 0, err
+    assert json.loads(out)["digest"] == local["digest"]
+    assert there(*asked, "--name", "extracted/b")[2].endswith("(already there)\n")
 
 
 def test_schedules_are_made_run_and_removed(there: Run, here: Run, recipe: Path, tmp_path: Path) -> None:
@@ -200,7 +227,7 @@ def test_schedules_are_made_run_and_removed(there: Run, here: Run, recipe: Path,
         )
     made = json.loads(there("schedules", "run", "tiny/nightly", "--json")[1])
     assert made["kind"] == "merge"
-    assert there("jobs", made["id"], "--follow")[0] == 0
+    assert there("jobs", "follow", made["id"])[0] == 0
     assert here("schedules", "rm", "tiny/nightly")[2] == "tiny/nightly is removed.\n"
     assert there("schedules", "rm", "tiny/nightly") == here("schedules", "rm", "tiny/nightly")
 
@@ -211,12 +238,12 @@ def test_evaluations_and_rebuilds_are_waited_for(there: Run, here: Run, recipe: 
     assert there("import", questions, "--name", "eval/texts")[0] == 0
     asked = ("evaluate", "tiny/base", "--dataset", "eval/texts")
     first = there(*asked)
-    assert (first[0], "tiny/base@v1 perplexity" in first[2]) == (0, True)
-    assert there(*asked) == here(*asked)
-    assert there(*asked, "--json") == here(*asked, "--json")
+    assert (first[0], "tiny/base@v1 perplexity" in first[1]) == (0, True)
+    assert there(*asked)[:2] == here(*asked)[:2]
+    assert there(*asked, "--json")[:2] == here(*asked, "--json")[:2]
     assert there("merge", recipe, "--name", "rebuilt/a")[0] == 0
     done = there("rebuild", "tiny/ft1", "--without")
-    assert (done[0], "rebuilt/a@v2" in done[2]) == (0, True)
+    assert (done[0], "rebuilt/a@v2" in done[1]) == (0, True)
 
 
 def test_tokens_are_made_and_asked_for(shared: Path, tmp_path: Path) -> None:
@@ -234,10 +261,10 @@ def test_tokens_are_made_and_asked_for(shared: Path, tmp_path: Path) -> None:
         made = json.loads(run(admin, "tokens", "ls", "--json")[1])[0]
         assert (made["owner"], made["grants"]) == ("ada", {"tiny": ["read"]})
         assert run(secret.strip(), "show", "tiny/a")[0] == 0
-        assert run(secret.strip(), "whoami")[2] == "ada may write nowhere.\n"
-        assert run(admin, "whoami")[2] == "root may write everywhere.\n"
+        assert run(secret.strip(), "whoami")[1] == "ada may write nowhere.\n"
+        assert run(admin, "whoami")[1] == "root may write everywhere.\n"
         writer = run(admin, "tokens", "create", "bo", "--grant", "up=write")[1].strip()
-        assert run(writer, "whoami")[2] == "bo may write in up.\n"
+        assert run(writer, "whoami")[1] == "bo may write in up.\n"
         assert json.loads(run(writer, "whoami", "--json")[1])["namespaces"] == ["up"]
         assert run(secret.strip(), "alias", "set", "tiny/a", "prod", "v2")[0] == 5
         assert run(admin, "tokens", "revoke", str(made["id"]))[2].endswith("of ada is good for nothing now.\n")
@@ -249,7 +276,7 @@ LOCAL = [
     ("gc",),
     ("verify", "tiny/a"),
     ("adapters", "inspect", "tiny/a"),
-    ("extract", "tiny/ft0", "--base", "tiny/base", "--name", "x/y"),
+    ("extract", "tiny/ft0", "out", "--base", "tiny/base"),
     ("experts", "create", "x/y", "--member", "tiny/a"),
     ("sweep", "sweep.yaml"),
     ("merge", "recipe.yaml", "out"),
@@ -266,8 +293,8 @@ def test_what_does_not_go_through_a_server_says_so(there: Run, arguments: tuple[
 
 
 def test_where_nobody_is_asked_everything_may_be_written(here: Run, there: Run) -> None:
-    assert here("whoami")[2] == "api may write everywhere.\n"
-    assert there("whoami")[2] == "local may write everywhere.\n"
+    assert here("whoami")[1] == "api may write everywhere.\n"
+    assert there("whoami")[1] == "local may write everywhere.\n"
 
 
 def test_the_options_come_before_the_environment(there: Run, shared: Path, url: str, tmp_path: Path) -> None:
@@ -280,3 +307,13 @@ def test_the_options_come_before_the_environment(there: Run, shared: Path, url: 
 def test_a_server_that_is_not_there_is_said_to_be_unreachable(there: Run) -> None:
     code, _, err = there("ls", "--server", "http://127.0.0.1:1")
     assert (code, err.startswith("error: The server http://127.0.0.1:1 cannot be reached")) == (1, True)
+
+
+def test_a_private_import_goes_through_a_server(there: Run, here: Run, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "one two"}\n')
+    assert there("import", texts, "--name", "hidden/texts", "--private")[0] == 0
+    assert there("show", "hidden/texts", "--json") == here("show", "hidden/texts", "--json")
+    assert json.loads(there("show", "hidden/texts", "--json")[1])["private"]
+    assert json.loads(there("public", "hidden/texts", "--json")[1])["private"] is False
+    assert there("private", "hidden/texts") == here("private", "hidden/texts")

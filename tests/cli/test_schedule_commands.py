@@ -41,7 +41,7 @@ def test_every_command_of_the_page_works(
     assert job["payload"]["gate"]["dataset"] == "acme/questions@v1"
     shown = graft("show", "acme/support@prod", "--json").json["evaluations"]
     assert [one["metric"] for one in shown] == ["perplexity"]
-    assert "perplexity" in graft("show", "acme/support@prod").stderr
+    assert "perplexity" in graft("show", "acme/support@prod").stdout
 
 
 def test_schedules_are_made_paused_resumed_run_and_removed(graft: Graft, tmp_path: Path) -> None:
@@ -51,12 +51,14 @@ def test_schedules_are_made_paused_resumed_run_and_removed(graft: Graft, tmp_pat
     assert "There are no schedules." in graft("schedules", "ls").stderr
     file.write_text(json.dumps(given))
     assert graft("schedules", "create", file, "--json").json["payload"] == payload
-    assert "0 * * * *" in graft("schedules", "ls").stderr
+    assert "0 * * * *" in graft("schedules", "ls").stdout
     assert graft("schedules", "create", file).code == 4
     assert "paused" in graft("schedules", "pause", "acme/hourly").stderr
     job = graft("schedules", "run", "acme/hourly", "--json").json
+    file.write_text(json.dumps({**given, "cron": "5 * * * *"}))
+    assert graft("schedules", "update", file, "--json").json["cron"] == "5 * * * *"
     assert graft("schedules", "show", "acme/hourly", "--json").json["jobs"][0]["id"] == job["id"]
-    assert job["id"] in graft("schedules", "show", "acme/hourly").stderr
+    assert job["id"][:12] in graft("schedules", "show", "acme/hourly").stdout
     assert "next: 2" in graft("schedules", "resume", "acme/hourly").stderr
     assert graft("schedules", "rm", "acme/hourly").code == 0
     assert graft("schedules", "show", "acme/hourly").code == 3

@@ -40,6 +40,22 @@ def test_serve_says_where_answers_and_stops_quietly(home: Path) -> None:
     assert "GET /v1/models 200" in logged
 
 
+def test_a_worker_that_is_stopped_ends_as_a_server_does(home: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "graftwork.cli", "worker", "--home", str(home)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stderr is not None
+        try:
+            assert str(home) in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 130
+        finally:
+            process.kill()
+
+
 def test_a_busy_port_is_one_sentence(graft: Graft) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

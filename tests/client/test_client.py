@@ -124,7 +124,7 @@ def test_failures_are_those_of_the_server(graft: Client, tmp_path: Path) -> None
         graft(artifacts.get("no/thing"))
     assert caught.value.fields["name"] == "no/thing"
     with pytest.raises(SourceNotFound, match="a folder with an adapter's files"):
-        graft(adapters.upload("up/b", tmp_path / "absent"))
+        graft(adapters.upload("up/b", str(tmp_path / "absent")))
 
 
 def test_a_server_that_is_not_there_is_said_to_be_unreachable() -> None:
@@ -236,7 +236,7 @@ def test_an_upload_in_parts_goes_on_where_it_was_interrupted(graft: Client, fami
     assert not set(first) & set(sent)
     assert graft(uploads.get(begun.id)).version == version.digest
     assert told[-1][0] == told[-1][1] == begun.size
-    assert graft.run(uploads.send("parts/ft0", family.fine_tunes["ft0"], base="tiny/base")).number == 1
+    assert graft(uploads.send("parts/ft0", family.fine_tunes["ft0"], base="tiny/base")).number == 1
     graft(uploads.abandon(begun.id))
     with pytest.raises(UploadNotFound):
         graft(uploads.get(begun.id))
@@ -245,17 +245,17 @@ def test_an_upload_in_parts_goes_on_where_it_was_interrupted(graft: Client, fami
 def test_both_clients_run_the_same_steps(url: str, family: Family, tmp_path: Path) -> None:
     async def story() -> None:
         async with AsyncClient(url) as graft:
-            sent = await graft.run(uploads.send("steps/a", family.adapters["adapter0"], base="tiny/base"))
-            fetched = await graft.run(downloads.fetch("steps/a", tmp_path / "async"))
+            sent = await graft(uploads.send("steps/a", str(family.adapters["adapter0"]), base="tiny/base"))
+            fetched = await graft(downloads.fetch("steps/a", str(tmp_path / "async")))
             assert fetched.digest == sent.digest
             with pytest.raises(SourceNotFound):
-                await graft.run(uploads.send("steps/a", tmp_path / "absent"))
+                await graft(uploads.send("steps/a", tmp_path / "absent"))
             with pytest.raises(ArtifactNotFound):
-                await graft.run(downloads.fetch("steps/nobody", tmp_path / "nobody"))
+                await graft(downloads.fetch("steps/nobody", tmp_path / "nobody"))
 
     asyncio.run(story())
     with Client(url) as graft:
-        graft.run(downloads.fetch("steps/a", tmp_path / "sync"))
+        graft(downloads.fetch("steps/a", tmp_path / "sync"))
     for name in ("async", "sync"):
         assert (tmp_path / name / "adapter_model.safetensors").read_bytes() == (
             family.adapters["adapter0"] / "adapter_model.safetensors"
@@ -280,6 +280,7 @@ def test_a_schedule_and_an_evaluation_by_the_client(graft: Client, tmp_path: Pat
     made = graft(schedules.create("acme/nightly", "30 2 * * *", "merge", payload, overlap="queue"))
     assert (made.overlap, made.enabled) == ("queue", True)
     assert [schedule.name for schedule in graft.pages(schedules.listing(limit=1))] == ["acme/nightly"]
+    assert graft(schedules.change("acme/nightly", "0 4 * * *", "merge", payload)).cron == "0 4 * * *"
     assert graft(schedules.pause("acme/nightly")).enabled is False
     assert graft(schedules.resume("acme/nightly")).enabled is True
     job = graft(schedules.run("acme/nightly"))
@@ -290,7 +291,7 @@ def test_a_schedule_and_an_evaluation_by_the_client(graft: Client, tmp_path: Pat
         graft(schedules.get("acme/nightly"))
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "one two three"}\n')
-    dataset = graft.run(uploads.send("eval/texts", texts))
+    dataset = graft(uploads.send("eval/texts", texts))
     assert dataset.kind == "dataset"
     done = graft.wait(graft(evaluations.submit("tiny/base", dataset="eval/texts")).id)
     found = graft(evaluations.listing("tiny/base"))

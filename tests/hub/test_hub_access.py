@@ -42,7 +42,8 @@ def test_a_namespace_needs_a_grant(guarded: Hub, writer: str) -> None:
     client = guarded.client(writer)
     created = client.post("/api/repos/create", json={"name": "x", "organization": "others"})
     assert code(created) == (403, "Forbidden")
-    assert created.headers["x-error-message"] == "ada has no permission to write in the namespace others."
+    needed = "it takes a token with the scope write in others (--grant others=write)."
+    assert created.headers["x-error-message"] == f"ada may not do this: {needed}"
     assert guarded.commit("tiny/base", guarded.file("README.md", b"x"), secret=writer).status_code == 403
     for path in ("/api/models/tiny/base/preupload/main", "/tiny/base.git/info/lfs/objects/batch"):
         assert client.post(path, json={"files": [], "operation": "upload", "objects": []}).status_code == 403
@@ -80,10 +81,10 @@ def test_a_private_repository_is_not_there_for_others(guarded: Hub, writer: str,
 def test_a_private_base_is_no_base_for_others(guarded: Hub, writer: str, adapter: Path) -> None:
     base = guarded.registry.catalog.resolve("tiny/base").name
     guarded.client(writer).post("/api/repos/create", json={"name": "other", "organization": "acme"})
-    guarded.registry.catalog.set_private(base, True)
+    guarded.registry.repositories.set_private(base, True)
     try:
         answer = guarded.commit("acme/other", guarded.file(CONFIG, (adapter / CONFIG).read_bytes()), secret=writer)
     finally:
-        guarded.registry.catalog.set_private(base, False)
+        guarded.registry.repositories.set_private(base, False)
     assert answer.status_code == 400
     assert "'tiny/base', which is not in this registry" in answer.json()["error"]

@@ -231,7 +231,7 @@ def test_adapters_of_different_bases_are_refused(family: Path, tmp_path: Path) -
 
 
 def test_whole_models_and_adapters_do_not_mix(family: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidCheckpoint, match=r"base.* is not a complete checkpoint: it is not an adapter"):
+    with pytest.raises(InvalidCheckpoint, match=r"base.* cannot be used: it is not an adapter"):
         merge(recipe_for(family, "lora_cat", ["base"]), out=tmp_path / "merged", settings=Settings())
     with pytest.raises(InvalidCheckpoint, match="it is an adapter; models and adapters do not mix"):
         merge(recipe_for(family, "linear", ["base", "first"]), out=tmp_path / "merged", settings=Settings())

@@ -278,7 +278,7 @@ def test_a_worker_outlives_a_database_that_fails_for_a_while(
     finally:
         stop.set()
         worker.join()
-    assert sum("cannot be reached" in record.message for record in caplog.records) == 3
+    assert sum("cannot be used" in record.message for record in caplog.records) == 3
 
 
 def test_a_quarantined_model_is_not_merged(registry: Registry, settings: Settings, recipe: Recipe) -> None:

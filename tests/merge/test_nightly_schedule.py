@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from graftwork.errors import Forbidden, GraftworkError, ScheduleNotFound
 from graftwork.merge.jobs.attempt import Failure, attempt
-from graftwork.merge.jobs.scheduler import add_schedule, fire_due, fire_now
+from graftwork.merge.jobs.scheduler import add_schedule, change_schedule, fire_due, fire_now, note_on
 from graftwork.merge.jobs.selection import Query, select
 from graftwork.registry import jobs
 from graftwork.registry.access import Access, acting_for
@@ -26,6 +26,7 @@ from graftwork.registry.job_events import EventKind
 from graftwork.registry.jobs import Job, State
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.schedules import Overlap
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.tiny import tiny_family
@@ -162,8 +163,38 @@ def test_a_nightly_merge_promotes_itself_or_says_why_not(
 
     (fourth,) = fire_due(registry, datetime(2026, 4, 1, 0, 30, 1, tzinfo=UTC))
     assert fourth.result is not None
-    assert "as acme/merged@v2" in fourth.result["skipped"]
+    assert "as acme/merged@v2; it does not become acme/merged@prod: its perplexity" in fourth.result["skipped"]
     assert [job.id for job in registry.schedules.jobs(NIGHTLY)] == [fourth.id, third.id, second.id, first.id]
+
+
+def test_what_was_built_and_not_promoted_is_judged_again_when_the_gate_has_changed(
+    registry: Registry, settings: Settings
+) -> None:
+    def tonight(day: int, **change: Any) -> Job:
+        gate = {"dataset": "acme/texts", "metric": "perplexity", "threshold": 1000.0, **change}
+        schedule(registry, gate=gate)
+        job = fire_now(registry, NIGHTLY, EVENING + timedelta(days=day))
+        if job.state is State.QUEUED:
+            carry_out(registry, settings, job)
+        registry.schedules.remove(NIGHTLY)
+        return registry.jobs.get(job.id)
+
+    refused = tonight(0, threshold=1.0)
+    assert (refused.state, refused.error_code) == (State.FAILED, "promotion_refused")
+    again = tonight(1, threshold=1.0).result
+    assert again is not None
+    assert "above the threshold 1" in again["skipped"]
+    assert tonight(2).state is State.SUCCEEDED
+    version = registry.catalog.resolve(f"{MERGED}@v1")
+    assert prod(registry) == version.digest
+    assert len(registry.catalog.versions(MERGED)) == 1
+    there = tonight(3).result
+    assert there is not None
+    assert "acme/merged@prod is there" in there["skipped"]
+    registry.aliases.delete(MERGED, "prod", actor="ada")
+    taken = tonight(4).result
+    assert taken is not None
+    assert "ada took acme/merged@prod off it" in taken["skipped"]
 
 
 def test_a_promotion_that_was_cut_off_after_building_goes_on_with_what_was_built(
@@ -217,7 +248,7 @@ def test_a_query_selects_by_alias_kind_and_base_and_leaves_out_what_may_not_be_u
     assert selected(namespace="other") == []
     assert selected(kind="base", base="acme/base") == []
     assert [version.ref for version in select(registry, Query(tag="nightly"))][1:2] == ["acme/three@v1"]
-    registry.catalog.set_private(Name.parse("acme/one"), True)
+    registry.repositories.set_private(Name.parse("acme/one"), True)
     with acting_for(Access("somebody", Grants.parse({"else": ["write"]}))):
         assert selected() == ["acme/two@v1"]
     registry.marks.quarantine(registry.catalog.resolve("acme/two"), actor="me", reason="poisoned")
@@ -225,7 +256,7 @@ def test_a_query_selects_by_alias_kind_and_base_and_leaves_out_what_may_not_be_u
 
 
 def test_a_schedule_acts_for_whoever_made_it(registry: Registry) -> None:
-    registry.catalog.set_private(Name.parse("acme/one"), True)
+    registry.repositories.set_private(Name.parse("acme/one"), True)
     somebody = Access("somebody", Grants.parse({"acme": ["read", "write"]}))
     stranger = Access("stranger", Grants.parse({"else": ["write"]}))
     with acting_for(stranger), pytest.raises(Forbidden):
@@ -239,6 +270,38 @@ def test_a_schedule_acts_for_whoever_made_it(registry: Registry) -> None:
     assert (job.owner, job.grants) == ("somebody", {"acme": ["read", "write"]})
 
 
+def test_what_a_template_names_is_looked_up_at_once(registry: Registry) -> None:
+    gate = {"dataset": "acme/texts", "metric": "perplxity", "threshold": 1}
+    with pytest.raises(GraftworkError, match="no 'perplxity'; it has perplexity"):
+        schedule(registry, gate=gate)
+    with pytest.raises(GraftworkError, match="acme/none"):
+        schedule(registry, gate={**gate, "dataset": "acme/none"})
+    schedule(registry)
+    assert note_on(registry, registry.schedules.get(NIGHTLY)) is None
+    for name in ("one", "two"):
+        registry.tags.set(Name("acme", name), [])
+    said = note_on(registry, registry.schedules.get(NIGHTLY))
+    assert said == "nothing matches tag nightly, alias prod, kind adapter, base acme/base now"
+
+
+def test_a_schedule_that_is_changed_keeps_its_jobs_and_acts_for_whoever_changed_it(registry: Registry) -> None:
+    schedule(registry)
+    job = fire_now(registry, NIGHTLY, EVENING)
+    registry.schedules.pause(NIGHTLY)
+    somebody = Access("somebody", Grants.parse({"acme": ["read", "write"], "*": ["read"]}))
+    with acting_for(somebody):
+        payload = {"name": str(MERGED), "recipe": RECIPE}
+        change_schedule(registry, NIGHTLY, Cron("0 4 * * *"), "merge", payload, overlap=Overlap.QUEUE)
+    changed = registry.schedules.get(NIGHTLY)
+    assert [one.id for one in registry.schedules.jobs(NIGHTLY)] == [job.id]
+    assert (changed.cron.expression, changed.enabled, changed.overlap) == ("0 4 * * *", False, Overlap.QUEUE)
+    assert (changed.access.owner, dict(changed.payload)) == ("somebody", payload)
+    entry = registry.audit.entries(action="schedule.change")[0]
+    assert (entry.actor, entry.target) == ("somebody", str(NIGHTLY))
+    with pytest.raises(ScheduleNotFound):
+        change_schedule(registry, MERGED, Cron("0 4 * * *"), "merge", payload)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -248,6 +311,10 @@ def test_a_schedule_acts_for_whoever_made_it(registry: Registry) -> None:
         ({"recipe": {**RECIPE, "output": {"aliases": ["prod"]}}}, "move as soon as it is built"),
         ({"recipe": {**RECIPE, "models": {"query": {"alias": "x"}}}}, "models.query.tag"),
         ({"frequency": 3}, "frequency"),
+        ({"recipe": {**RECIPE, "models": {"qeury": {"tag": "x"}}}}, r"models.qeury: .*did you mean query\?"),
+        ({"recipe": {**RECIPE, "merge_method": "linaer"}}, r"did you mean linear\?"),
+        ({"recipe": {**RECIPE, "models": {"query": {"tag": "x"}, "parameters": {"wieght": 1}}}}, "mean weight"),
+        ({}, "acme/base"),
     ],
 )
 def test_a_template_that_cannot_work_is_refused_at_once(empty: Registry, change: dict[str, Any], message: str) -> None:

@@ -210,7 +210,7 @@ def test_nobody_rebuilds_where_they_may_not_write(registry: Registry, settings: 
         merged(name, "linear", {"acme/bad": 1, "acme/good": 1, "acme/fine": 1})
     merged("third/deep", "linear", {"acme/soup": 1, "acme/good": 1})
     merged("secret/deeper", "linear", {"acme/soup": 2, "acme/good": 1})
-    registry.catalog.set_private(Name("secret", "deeper"), True)
+    registry.repositories.set_private(Name("secret", "deeper"), True)
     with acting_for(Access("eve", Grants.parse({"acme": ["write"]}))):
         steps = [step.as_json() for step in find_rebuild(registry, settings, "acme/bad").steps]
     assert [(step["refs"], step["reason"]) for step in steps] == [

@@ -70,15 +70,21 @@ def test_the_digest_does_not_depend_on_how_the_recipe_is_written() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("merge_method: ties", "merge_methods: ties"), r"at merge_method.*: field required"),
+        (
+            ("merge_method: ties", "merge_methods: ties"),
+            r"at merge_methods: there is no such key; .*did you mean merge_method\?",
+        ),
+        (("merge_method: ties\n", ""), r"at merge_method: it is required"),
+        (("seed: 7", "seed: 7\nseed: 8"), "the key 'seed' is given twice, in line 18 and 19"),
         (("seed: 7", "sed: 7"), r"at sed: there is no such key; .*did you mean seed\?"),
         (("parameters: {weight: 0.5", "parametres: {weight: 0.5"), r"models\[0\].parametres: .*mean parameters\?"),
+        (("parameters: {weight: 0.5", "weight: 1\n    parameters: {weight: 0.5"), "takes goes under parameters"),
         (("beta: 0.5", "gamma: 0.5"), r"modifiers\[0\].lines"),
         (("shard_size: 2GB", "shard_size: big"), r"output.shard_size"),
         (("dtype: bfloat16", "dtype: int8"), r"at dtype"),
         (("seed: 7", "slices: [{sources: []}]"), r"at slices\[0\].sources"),
         (("seed: 7", "tokenizer: {source: union}"), "tokenizer_source and tokenizer say the same"),
-        (("seed: 7", "seed: 7\n---\na: 1"), "at merge_method.*: field required"),
+        (("seed: 7", "seed: 7\n---\na: 1"), "at a: there is no such key"),
         (("seed: 7", "modules: {text: {}, vision: {}}"), "at modules: only the module 'default' is supported"),
         (("seed: 7", "compat: other"), "at compat: .*'mergekit'"),
         (("seed: 7", "seed: ]"), "the YAML"),

@@ -281,6 +281,8 @@ def test_steps_are_decimal() -> None:
         ({"grid": {"seed": []}}, r"grid\.seed: there are no values"),
         ({"grid": {"seed": 1}}, r"grid\.seed: expected a list"),
         ({"grid": {"seed": {"from": 0, "to": 1, "step": 0}}}, r"grid\.seed: expected a list"),
+        ({"grid": {"seed": {"from": 1, "to": 0.2, "step": 0.1}}}, r"grid\.seed: from 1 to 0\.2 goes backwards"),
+        ({"evaluate": {"command": ["pyhton", "{model}"], "metric": "m"}}, "there is no program 'pyhton'"),
         ({"grid": {"seed": {"from": 0, "to": 1e9, "step": 1}}}, "at most 10,000"),
         ({"evaluate": {"command": ["x"], "metric": "m"}}, r"evaluate\.command: no argument holds \{model\}"),
         ({"evaluate": {"command": ["{model}"], "metric": "m", "gaol": 1}}, r"evaluate\.gaol: .*did you mean goal"),

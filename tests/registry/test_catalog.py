@@ -15,7 +15,9 @@ from graftwork.errors import (
     RevisionNotFound,
     UnsafeFile,
 )
+from graftwork.registry.access import Access, acting_for
 from graftwork.registry.catalog import FileEntry, Kind, Parent, TensorRecord, Version
+from graftwork.registry.grants import Grants
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 
@@ -207,3 +209,22 @@ def test_a_hundred_thousand_tensors_are_indexed_in_seconds(local_registry: Regis
     version = local_registry.catalog.register(NAME, Kind.BASE, [file], tensors=records)
     assert local_registry.catalog.tensors(version) == records
     assert time.monotonic() - started < 20
+
+
+def test_content_keeps_the_name_that_it_had_first(registry: Registry) -> None:
+    first = add(registry, "same", Name("fam", "base"))
+    again = add(registry, "same", Name("acme", "secret"))
+    assert registry.catalog.by_digest(again.digest).ref == "fam/base@v1"
+    registry.marks.withdraw(first, actor="", reason="")
+    assert registry.catalog.by_digest(again.digest).ref == "acme/secret@v1"
+
+
+def test_a_name_that_is_nearly_right_is_told_with_the_right_one_that_may_be_seen(registry: Registry) -> None:
+    add(registry, "a", Name("acme", "llama-both"))
+    with pytest.raises(ArtifactNotFound, match=r"acme/llama-bth in the registry, but there is acme/llama-both\."):
+        registry.catalog.resolve("acme/llama-bth")
+    registry.repositories.set_private(Name("acme", "llama-both"), True)
+    with acting_for(Access("eve", Grants.parse({"other": ["read"]}))):
+        for name in ("acme/llama-bth", "acme/llama-both"):
+            with pytest.raises(ArtifactNotFound, match=r"in the registry\.$"):
+                registry.catalog.resolve(name)

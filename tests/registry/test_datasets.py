@@ -79,7 +79,7 @@ def test_a_configuration_names_task_and_fields(local_registry: Registry, tmp_pat
         ([{**CHOICE, "answer": "5"}], None, "line 1: its answer '5' is none of its options"),
         ([{**CHOICE, "answer": 2}], None, "line 1: its answer 2 is none"),
         ([{**CHOICE, "options": ["4"]}], None, "'options' must be a list of 2 to 100 texts"),
-        ([{"text": "x"}], {"task": "poetry"}, "task: Input should be"),
+        ([{"text": "x"}], {"task": "poetry"}, "task: expected"),
         ([{"text": "x"}], {"task": "text", "fields": {"prompt": "text"}}, "the task text has no 'prompt'; it has text"),
         ([{"text": "x"}], {"task": "classification"}, "line 1: 'label' must be the name or the number"),
     ],

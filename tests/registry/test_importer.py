@@ -14,6 +14,7 @@ from graftwork.errors import (
     Cancelled,
     IncompatibleAdapter,
     InvalidAdapter,
+    InvalidCheckpoint,
     InvalidName,
     InvalidRequest,
     KindConflict,
@@ -63,7 +64,7 @@ def test_a_checkpoint_is_registered_with_every_file_and_tensor(
 def test_empty_tensors_have_a_digest_too(registry: Registry, tmp_path: Path) -> None:
     arrays = {"a": np.zeros((0, 3), "f4"), "b": np.arange(2, dtype="f4"), "c": np.zeros(0, "i8")}
     save_file(arrays, tmp_path / "x.safetensors")
-    version = import_source(registry, str(tmp_path / "x.safetensors"), BASE)
+    version = import_source(registry, str(tmp_path / "x.safetensors"), BASE, kind=Kind.BASE)
     assert {record.name: record.sha256 for record in registry.catalog.tensors(version)} == {
         name: digest(array.tobytes()) for name, array in arrays.items()
     }
@@ -143,14 +144,14 @@ def test_a_link_into_the_folder_is_imported_as_a_file(local_registry: Registry, 
     (folder / "blobs").mkdir()
     shutil.move(tmp_path / "real.safetensors", folder / "blobs" / "data.txt")
     (folder / "model.safetensors").symlink_to("blobs/data.txt")
-    version = import_source(local_registry, str(folder), BASE)
+    version = import_source(local_registry, str(folder), BASE, kind=Kind.BASE)
     assert {file.path for file in version.files} == {"blobs/data.txt", "model.safetensors"}
     assert len({file.sha256 for file in version.files}) == 1
 
 
 def other_base(registry: Registry, tmp_path: Path) -> None:
     save_file({"model.layers.0.self_attn.q_proj.weight": np.zeros((16, 16), "f4")}, tmp_path / "other.safetensors")
-    import_source(registry, str(tmp_path / "other.safetensors"), Name("acme", "other"))
+    import_source(registry, str(tmp_path / "other.safetensors"), Name("acme", "other"), kind=Kind.BASE)
 
 
 def test_a_refused_import_leaves_no_trace(
@@ -161,6 +162,9 @@ def test_a_refused_import_leaves_no_trace(
     before, listed = contents(), local_registry.catalog.list()
     adapter, whole = str(family["adapter"]), str(family["sharded"])
     ref = Ref.parse("acme/base")
+    bare, half = tmp_path / "bare", tmp_path / "half"
+    for folder, kept in ((bare, Path(whole)), (half, Path(adapter))):
+        shutil.copytree(kept, folder, ignore=shutil.ignore_patterns("*config.json"))
     unknown = Path(shutil.copytree(adapter, tmp_path / "unknown"))
     (unknown / "adapter_config.json").write_text('{"peft_type": "LOHA"}')
 
@@ -172,6 +176,9 @@ def test_a_refused_import_leaves_no_trace(
         (IncompatibleAdapter, adapter, ADAPTER, {"base": Ref.parse("acme/other")}),
         (InvalidAdapter, str(unknown), ADAPTER, {"base": ref}),
         (InvalidAdapter, whole, ADAPTER, {"kind": Kind.ADAPTER}),
+        (InvalidAdapter, str(half), ADAPTER, {"base": ref}),
+        (InvalidCheckpoint, str(bare), ADAPTER, {"base": ref}),
+        (InvalidCheckpoint, str(tmp_path / "other.safetensors"), ADAPTER, {}),
         (InvalidRequest, adapter, ADAPTER, {"kind": Kind.BASE}),
         (InvalidRequest, whole, ADAPTER, {"kind": Kind.RECIPE}),
         (InvalidRequest, whole, ADAPTER, {"kind": Kind.BASE, "base": ref}),

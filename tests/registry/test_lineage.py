@@ -115,7 +115,7 @@ def test_private_versions_of_others_are_nodes_without_a_name(registry: Registry,
         parents=[Parent(versions["merged"].digest, "merge_input")],
     )
     last = add(registry, "last", secret)
-    registry.catalog.set_private(Name("secret", "deep"), True)
+    registry.repositories.set_private(Name("secret", "deep"), True)
     registry.marks.quarantine(secret, actor="ada", reason="confidential")
     with acting_for(Access("eve", Grants.parse({"acme": ["write"]}))):
         nodes = {

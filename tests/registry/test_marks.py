@@ -150,3 +150,13 @@ def test_the_audit_log_says_who_did_what_in_which_request(registry: Registry, ma
     assert registry.audit.entries(action="alias") == entries[:2]
     assert registry.audit.entries(action="alias.move") == entries[1:2]
     assert registry.audit.entries(actor="ada", before=entries[4].id) == []
+
+
+def test_what_was_withdrawn_is_not_said_to_be_usable_once_its_quarantine_is_lifted(
+    registry: Registry, make: Make
+) -> None:
+    a = make("x/a")
+    b = make("x/b", a)
+    registry.marks.quarantine(a, actor="ada", reason="poisoned")
+    registry.marks.withdraw(b, actor="ada", reason="")
+    assert [entry.ref for entry in registry.marks.lift(a, actor="ada", reason="")] == ["x/a@v1"]

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from benchmarks.service.fuzz import mutation
 from graftwork.api.bodies import content_digest
-from graftwork.api.uploads import _boundary, _Staging
+from graftwork.api.uploads import Allowed, _boundary, _Staging
 from graftwork.merge.plan import plan
 from graftwork.merge.recipe import digest, load_recipe
 from graftwork.merge.sweep.sweep import load_sweep
@@ -196,7 +196,8 @@ class Bodies:
                 b"adapter_config.json", rng.choice(mutation.ODD_TEXTS).encode("utf-8", "surrogatepass"), 1
             )
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-            staging = _Staging(Path(folder), _boundary(request), limit=rng.choice((0, 100, 10_000)))
+            allowed = Allowed(("name", "base"), rng.choice((0, 100, 10_000)))
+            staging = _Staging(Path(folder), _boundary(request), allowed)
             try:
                 at = 0
                 while at < len(body):

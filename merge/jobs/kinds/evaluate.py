@@ -10,8 +10,7 @@ from pydantic import Field
 
 from graftwork.errors import HubUnavailable, InputChanged
 from graftwork.merge.evaluation.evaluator import evaluator_named
-from graftwork.merge.evaluation.metric import check_metrics
-from graftwork.merge.evaluation.yardstick import Yardstick, find_dataset, layout_of
+from graftwork.merge.evaluation.yardstick import Yardstick, check_measured, find_dataset
 from graftwork.merge.jobs.kind import Fired, Kind
 from graftwork.merge.jobs.submit import submit
 from graftwork.merge.jobs.work import Work
@@ -37,10 +36,8 @@ def submit_evaluation(
     Raises InvalidRequest for metrics, datasets and evaluators that there are not, Forbidden, and what resolving does.
     """
     pinned = pin(registry, order)
-    if pinned.dataset is not None:
-        layout = layout_of(registry, find_dataset(registry, pinned.dataset))
-        check_metrics(layout.config.task, pinned.metrics)
-    elif pinned.evaluator is not None:
+    check_measured(registry, pinned, pinned.metrics)
+    if pinned.evaluator is not None:
         evaluator_named(pinned.evaluator, settings).command()
     wanted = "\n".join((owner, pinned.model_dump_json()))
     key = f"evaluate:{hashlib.sha256(wanted.encode()).hexdigest()}"
@@ -85,11 +82,17 @@ def fire(registry: Registry, order: EvaluateOrder) -> Fired:
     return Fired(pin(registry, order).model_dump(mode="json"))
 
 
+def check(registry: Registry, order: EvaluateOrder) -> None:
+    """Raise what is wrong with it now."""
+    check_measured(registry, pin(registry, order), order.metrics)
+
+
 KIND = Kind(
     name="evaluate",
     payload=EvaluateOrder,
     run=run,
     fire=fire,
+    check=check,
     shares={"evaluate": (0.0, 1.0)},
     retried=(InputChanged, HubUnavailable),
 )

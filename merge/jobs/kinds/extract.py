@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from graftwork.errors import InputChanged
 from graftwork.merge.extract.extract import extract_version
-from graftwork.merge.jobs.kind import Kind
+from graftwork.merge.jobs.kind import Kind, Order
 from graftwork.merge.jobs.submit import outcome_of
 from graftwork.merge.jobs.work import Work
 from graftwork.registry.refs import Name
 from graftwork.registry.versions import Version
 
 
-class ExtractOrder(BaseModel):
+class ExtractOrder(Order):
     """A fine-tune and its base, as references to the registry; see `graftwork.merge.extract.extract`."""
 
     model: str
@@ -26,7 +26,7 @@ class ExtractOrder(BaseModel):
     dtype: Literal["float32", "float16", "bfloat16", "model"] = "float32"
     strict: bool = False
     seed: int = 0
-    aliases: list[str] = []
+    aliases: list[str] = Field(default=[])
 
 
 def run(work: Work, order: ExtractOrder) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from graftwork.merge.jobs.kind import Kind
+from graftwork.merge.jobs.kind import Kind, Order
 from graftwork.merge.jobs.work import Work
 from graftwork.registry.gc import collect
 
 
-class CollectOrder(BaseModel):
+class CollectOrder(Order):
     """Whether to delete, or only say what would go; and how long bytes stay that nobody uses."""
 
     apply: bool = False

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from graftwork.errors import HubUnavailable
-from graftwork.merge.jobs.kind import Kind
+from graftwork.merge.jobs.kind import Kind, Order
 from graftwork.merge.jobs.submit import outcome_of
 from graftwork.merge.jobs.work import Work
+from graftwork.registry.access import doer
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.versions import Kind as ArtifactKind
 from graftwork.registry.versions import Version
 
 
-class ImportOrder(BaseModel):
+class ImportOrder(Order):
     """A repository of the Hub, and what to register it as. Folders of the server's machine are not accepted."""
 
     source: str = Field(pattern=r"^hf:[^/\s]+/[^/\s]+$", max_length=256)
     name: str
     kind: ArtifactKind | None = None
     base: str | None = None
-    aliases: list[str] = []
+    aliases: list[str] = Field(default=[])
+    private: bool = False
 
 
 def run(work: Work, order: ImportOrder) -> None:
     """Fetch, check and register, and end the job in the same transaction."""
 
     def finish(session: Session, version: Version) -> None:
+        if order.private:
+            work.registry.repositories.set_private(version.name, True, actor=doer("import"), session=session)
         work.finish(session, outcome_of(version))
 
     import_source(
@@ -38,7 +42,7 @@ def run(work: Work, order: ImportOrder) -> None:
         kind=order.kind,
         base=None if order.base is None else Ref.parse(order.base),
         aliases=order.aliases,
-        actor="import",
+        actor=doer("import"),
         also=finish,
         progress=work.progress,
     )

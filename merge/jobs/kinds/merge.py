@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 from sqlalchemy.orm import Session
 
 from graftwork.errors import AliasConflict, HubUnavailable, InputChanged
+from graftwork.merge.binding import Binding
 from graftwork.merge.evaluation.gate import Gate
-from graftwork.merge.evaluation.yardstick import find_dataset
-from graftwork.merge.jobs.kind import Fired, Kind
-from graftwork.merge.jobs.promotion import built, promote
-from graftwork.merge.jobs.selection import check_recipe, chosen
+from graftwork.merge.evaluation.yardstick import check_measured, find_dataset
+from graftwork.merge.jobs.kind import Fired, Kind, Order
+from graftwork.merge.jobs.promotion import built, promote, settled
+from graftwork.merge.jobs.selection import check_recipe, chosen, select, selection_of
 from graftwork.merge.jobs.submit import outcome_of, submit
 from graftwork.merge.jobs.work import Work
+from graftwork.merge.method import find_method
 from graftwork.merge.models.sources import HUB, Finder
+from graftwork.merge.modifiers.lines import find_lines
 from graftwork.merge.plan import plan
 from graftwork.merge.publish import artifact_name, publish
 from graftwork.merge.recipe import Recipe, digest, load_recipe
@@ -30,13 +33,11 @@ from graftwork.registry.versions import Version
 from graftwork.settings import Settings
 
 
-class MergeTemplate(BaseModel):
+class MergeTemplate(Order):
     """What a schedule makes merges of: a recipe that may choose its models by a query, and what becomes of the result.
 
     With `promote`, that alias moves to the result, once the gate (if there is one) lets it through.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str
     recipe: dict[str, Any]
@@ -116,6 +117,8 @@ def run(work: Work, order: MergeOrder) -> None:
 def fire(registry: Registry, template: MergeTemplate) -> Fired:
     """The merge of the versions that are meant now; skipped when the same recipe was built before.
 
+    A result that is to be promoted and was not is judged again, unless `settled` knows the outcome.
+
     Raises InvalidRecipe, Forbidden, and what resolving raises.
     """
     target = Name.parse(template.name)
@@ -128,7 +131,31 @@ def fire(registry: Registry, template: MergeTemplate) -> Fired:
     order = MergeOrder(name=str(target), recipe=plain, promote=template.promote, gate=gate)
     same = built(registry, target, digest(recipe))
     skipped = None if same is None else f"the recipe {digest(recipe)[:12]} was built before, as {same.ref}"
+    if same is not None and order.promote is not None:
+        why = settled(registry, same, order.promote, gate)
+        skipped = None if why is None else f"{skipped}; {why}"
     return Fired(order.model_dump(mode="json"), skipped)
+
+
+def check(registry: Registry, template: MergeTemplate) -> None:
+    """Raise what is wrong with the recipe and its method, with what they name, and with the gate."""
+    recipe = check_recipe(template.recipe)
+    selection = selection_of(template.recipe)
+    where = None if selection is None else ["models"] * len(recipe.models)
+    Binding(find_method(recipe.merge_method), recipe, recipe.models, where=where)
+    find_lines(recipe)
+    if selection is None:
+        pin(recipe, Finder(registry, paths=False))
+    else:
+        select(registry, selection.query)
+    if template.gate is not None:
+        check_measured(registry, template.gate, [template.gate.metric])
+
+
+def note(registry: Registry, template: MergeTemplate) -> str | None:
+    """That the query selects nothing now."""
+    selection = selection_of(template.recipe)
+    return None if selection is None or select(registry, selection.query) else f"nothing matches {selection.asked} now"
 
 
 def _build(work: Work, order: MergeOrder, also: Also | None) -> Version:
@@ -156,4 +183,6 @@ KIND = Kind(
     retried=(InputChanged, HubUnavailable, AliasConflict),
     template=MergeTemplate,
     fire=fire,
+    check=check,
+    note=note,
 )

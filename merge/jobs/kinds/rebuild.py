@@ -6,10 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
-
 from graftwork.errors import HubUnavailable, InputChanged, InvalidRequest
-from graftwork.merge.jobs.kind import Kind
+from graftwork.merge.jobs.kind import Kind, Order
 from graftwork.merge.jobs.submit import submit
 from graftwork.merge.jobs.work import Work
 from graftwork.merge.rebuild.carry_out import Outcome, carry_out
@@ -19,7 +17,7 @@ from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 
 
-class RebuildOrder(BaseModel):
+class RebuildOrder(Order):
     """The version that is not to be used any more, and what takes its place; nothing does where that is absent."""
 
     ref: str

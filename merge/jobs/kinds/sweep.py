@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from graftwork.errors import HubUnavailable, InputChanged, OperationFailed
 from graftwork.merge.evaluation.evaluator import evaluator_named
-from graftwork.merge.evaluation.metric import SCHEME, check_metrics, goal_of
-from graftwork.merge.evaluation.yardstick import Yardstick, find_dataset, layout_of
-from graftwork.merge.jobs.kind import Fired, Kind
+from graftwork.merge.evaluation.metric import SCHEME, goal_of
+from graftwork.merge.evaluation.yardstick import Yardstick, check_measured, find_dataset, layout_of
+from graftwork.merge.jobs.kind import Fired, Kind, Order
 from graftwork.merge.jobs.kinds.merge import pin
 from graftwork.merge.jobs.submit import outcome_of, submit
 from graftwork.merge.jobs.work import Work
@@ -40,10 +40,8 @@ class SweepJudge(Yardstick):
     goal: Goal | None = Field(default=None, description="which way is better; told by the metric where that is known")
 
 
-class SweepOrder(BaseModel):
+class SweepOrder(Order):
     """A recipe, a grid over it, what judges each point, and the artifact that the best one belongs to."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(description="the artifact that the best point becomes a version of")
     recipe: dict[str, Any] = Field(description="a merge recipe")
@@ -64,10 +62,8 @@ def submit_sweep(
     Folders of this machine are not accepted as models.
     """
     pinned = pinned_order(registry, order)
-    if pinned.evaluate.dataset is not None:
-        layout = layout_of(registry, find_dataset(registry, pinned.evaluate.dataset))
-        check_metrics(layout.config.task, [pinned.evaluate.metric])
-    elif pinned.evaluate.evaluator is not None:
+    check_measured(registry, pinned.evaluate, [pinned.evaluate.metric])
+    if pinned.evaluate.evaluator is not None:
         evaluator_named(pinned.evaluate.evaluator, settings).command()
     return submit(registry, "sweep", plain(pinned), priority=priority, owner=owner)
 
@@ -142,6 +138,11 @@ def fire(registry: Registry, order: SweepOrder) -> Fired:
     return Fired(plain(pinned_order(registry, order)))
 
 
+def check(registry: Registry, order: SweepOrder) -> None:
+    """Raise what is wrong with it now."""
+    check_measured(registry, pinned_order(registry, order).evaluate, [order.evaluate.metric])
+
+
 def _points(order: SweepOrder) -> tuple[Point, ...]:
     grid = {path: given.values() if isinstance(given, Steps) else given for path, given in order.grid.items()}
     return expand(order.recipe, grid)
@@ -197,6 +198,7 @@ KIND = Kind(
     payload=SweepOrder,
     run=run,
     fire=fire,
+    check=check,
     shares={"points": (0.0, 0.8), "measure": (0.8, 0.03), "merge": (0.83, 0.12), "import": (0.95, 0.05)},
     retried=(InputChanged, HubUnavailable),
 )

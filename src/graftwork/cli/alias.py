@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, digest, print_json, say, show_table, table
 from graftwork.client import aliases as calls
 from graftwork.client import artifacts
+from graftwork.errors import InvalidRequest
+from graftwork.registry.access import doer
 from graftwork.registry.aliases import ANY
 from graftwork.registry.refs import Name, Ref
 
@@ -32,7 +33,7 @@ def alias() -> None:
 
     \b
     Example:
-        graft alias set acme/support prod acme/support@v3
+        graft alias set acme/support prod v3
     """
 
 
@@ -77,7 +78,7 @@ def ls(name: str, place: Place, as_json: bool) -> None:
 @place_option
 @json_option
 def set_(name: str, alias: str, revision: str, expected: str | None, reason: str, place: Place, as_json: bool) -> None:
-    """Point ALIAS of NAME at REVISION (v3, another alias, a digest).
+    """Point ALIAS of NAME at REVISION (v3, another alias, a digest, or NAME@ and one of them).
 
     A running server answers new requests with the new version from then on.
 
@@ -86,17 +87,17 @@ def set_(name: str, alias: str, revision: str, expected: str | None, reason: str
         graft alias set acme/support prod v3 --expected v2
     """
 
+    revision = _revision(name, revision)
+
     def here(registry: Registry) -> tuple[str, str, AliasOut]:
         version = registry.catalog.resolve(Ref.parse(f"{name}@{revision}"))
-        before = _expected(expected, lambda other: registry.catalog.resolve(f"{name}@{other}").digest, ANY)
-        entry = registry.aliases.set(
-            version.name, alias, version.digest, expected=before, actor=_actor(), reason=reason
-        )
+        before = _expected(name, expected, lambda ref: registry.catalog.resolve(ref).digest, ANY)
+        entry = registry.aliases.set(version.name, alias, version.digest, expected=before, actor=doer(), reason=reason)
         return str(version.name), version.ref, AliasOut.of(entry)
 
     def there(graft: Client) -> tuple[str, str, AliasOut]:
         version = graft(artifacts.version(f"{name}@{revision}"))
-        before = _expected(expected, lambda other: graft(artifacts.version(f"{name}@{other}")).digest, calls.ANYWHERE)
+        before = _expected(name, expected, lambda ref: graft(artifacts.version(ref)).digest, calls.ANYWHERE)
         moved = calls.move(version.name, alias, version.digest, expected=before, reason=reason)
         return version.name, version.ref, graft(moved)
 
@@ -109,7 +110,8 @@ def set_(name: str, alias: str, revision: str, expected: str | None, reason: str
 @click.argument("alias")
 @click.option("--reason", default="", help="Kept in the history.")
 @place_option
-def rm(name: str, alias: str, reason: str, place: Place) -> None:
+@json_option
+def rm(name: str, alias: str, reason: str, place: Place, as_json: bool) -> None:
     """Remove ALIAS of NAME; its history stays.
 
     \b
@@ -117,10 +119,10 @@ def rm(name: str, alias: str, reason: str, place: Place) -> None:
         graft alias rm acme/support beta
     """
     place(
-        lambda registry: registry.aliases.delete(Name.parse(name), alias, actor=_actor(), reason=reason),
+        lambda registry: registry.aliases.delete(Name.parse(name), alias, actor=doer(), reason=reason),
         lambda graft: graft(calls.remove(name, alias, reason=reason)),
     )
-    say(f"{name}@{alias} is no more.")
+    print_json({"name": name, "alias": alias}) if as_json else say(f"{name}@{alias} is no more.")
 
 
 @alias.command()
@@ -150,16 +152,20 @@ def history(name: str, alias: str, place: Place, as_json: bool) -> None:
     show_table(grid)
 
 
-def _expected(revision: str | None, digest_of: Callable[[str], str], anywhere: Any) -> Any:
+def _revision(name: str, text: str) -> str:
+    """The revision that is meant by `v3` or by `ns/name@v3` of this very artifact."""
+    if "/" not in text:
+        return text
+    ref = Ref.parse(text)
+    if ref.name.key != Name.parse(name).key or ref.revision is None:
+        raise InvalidRequest(
+            field="revision", reason=f"{text!r} is no version of {name}; give v3, an alias or a digest"
+        )
+    return ref.revision
+
+
+def _expected(name: str, revision: str | None, digest_of: Callable[[str], str], anywhere: Any) -> Any:
     """The digest that the alias has to be at, None where it must not exist, or `anywhere`."""
     if revision is None:
         return anywhere
-    return None if revision == ABSENT else digest_of(revision)
-
-
-def _actor() -> str:
-    """Who moved it, for the history."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
+    return None if revision == ABSENT else digest_of(f"{name}@{_revision(name, revision)}")

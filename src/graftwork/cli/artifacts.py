@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,12 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from graftwork.api.schemas.artifacts import ArtifactOut
+from graftwork.api.schemas.marks import MarkOut
 from graftwork.api.schemas.versions import VersionDetail
 from graftwork.cli.evaluating import show_evaluations
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, console, count, digest, kind, print_json, say, show_table, size, table
 from graftwork.client import artifacts as calls
+from graftwork.registry.marks import Mark
 from graftwork.registry.versions import Kind
 
 if TYPE_CHECKING:
@@ -92,16 +94,17 @@ def show(ref: str, place: Place, as_json: bool) -> None:
 
 
 def _list(found: list[ArtifactOut], bases: dict[str, str]) -> None:
-    grid = table("name", "kind", "version", "aliases", "base", "size", "updated", right=("version", "size"))
+    grid = table("name", "kind", "version", "aliases", "base", "size", "updated", "", right=("version", "size"))
     for artifact in found:
         grid.add_row(
             _name(artifact.name),
             kind(artifact.kind),
-            f"v{artifact.versions}",
+            artifact.ref.partition("@")[2],
             _aliases(artifact),
             Text(bases.get(artifact.base or "", "-"), style="dim"),
             size(artifact.size),
             Text(age(artifact.updated_at), style="dim"),
+            _notes(artifact),
         )
     show_table(grid)
     kinds = [artifact.kind for artifact in found]
@@ -111,6 +114,11 @@ def _list(found: list[ArtifactOut], bases: dict[str, str]) -> None:
 def _name(name: str) -> Text:
     namespace, _, rest = name.partition("/")
     return Text.assemble((f"{namespace}/", "dim"), (rest, "bold"))
+
+
+def _notes(artifact: ArtifactOut) -> Text:
+    private = ("private", "dim") if artifact.private else ""
+    return Text.assemble(private, " " if private else "", ("quarantined", "red") if artifact.quarantined else "")
 
 
 def _aliases(artifact: ArtifactOut) -> Text:
@@ -130,10 +138,13 @@ def _show(version: VersionDetail) -> None:
     facts.add_row("kind", kind(version.kind))
     facts.add_row("digest", version.digest)
     facts.add_row("aliases", ", ".join(version.aliases) or "-")
-    dtypes = ", ".join(version.tensors.dtypes)
-    facts.add_row(
-        "tensors", f"{version.tensors.count:,} ({version.tensors.parameters:,} parameters, {dtypes or 'none'})"
-    )
+    if version.private:
+        facts.add_row("private", f"only whoever may read in {version.name.partition('/')[0]} sees it")
+    for why in quarantines(version.marks):
+        facts.add_row("quarantined", Text(why, style="red"))
+    if tensors := version.tensors.count:
+        dtypes = ", ".join(version.tensors.dtypes)
+        facts.add_row("tensors", f"{tensors:,} ({version.tensors.parameters:,} parameters, {dtypes})")
     facts.add_row("created", f"{version.created_at:%Y-%m-%d %H:%M:%S} UTC ({age(version.created_at)})")
     for key, value in _plain_facts(version.metadata):
         facts.add_row(key, value)
@@ -150,6 +161,14 @@ def _show(version: VersionDetail) -> None:
     for file in version.files:
         files.add_row(file.path, size(file.size), digest(file.sha256))
     show_table(files)
+
+
+def quarantines(marks: Sequence[MarkOut]) -> Iterator[str]:
+    """Why a version is quarantined, if it is: `trained on poison, because of acme/poisoned@v1`."""
+    for entry in marks:
+        if entry.mark == Mark.QUARANTINED:
+            because = "" if entry.cause_digest is None else f", because of {entry.cause or entry.cause_digest[:12]}"
+            yield f"{entry.reason or 'no reason was given'}{because}"
 
 
 def _plain_facts(metadata: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

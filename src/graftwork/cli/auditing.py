@@ -12,12 +12,18 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, print_json, say, show_table, table
 from graftwork.client import tenants as calls
+from graftwork.registry.audit import ACTIONS
 
 
 @click.command()
 @click.argument("target", required=False)
 @click.option("--actor", help="Only what this one did.")
-@click.option("--action", help="Only this, such as alias.move, or only alias.")
+@click.option(
+    "--action",
+    type=click.Choice([*dict.fromkeys(name for action in ACTIONS for name in (action.partition(".")[0], action))]),
+    metavar="ACTION",
+    help="Only this, such as alias.move, or only alias.",
+)
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="How many to list.")
 @click.option("--before", type=click.IntRange(1), metavar="ID", help="Go on from this entry.")
 @place_option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,4 +67,9 @@ def _show(report: Report) -> None:
 
 
 def _next(report: Report) -> str:
-    return "condemned, to be deleted later" if report.applied else "would be condemned; --apply does it"
+    if not report.applied:
+        return "would be condemned; --apply does it"
+    if not report.condemned.count:
+        return "condemned"
+    due = datetime.now(UTC) + timedelta(seconds=report.grace)
+    return f"condemned, to be deleted by the first 'graft gc --apply' after {due:%Y-%m-%d %H:%M} UTC"

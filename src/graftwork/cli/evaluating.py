@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graftwork.api.schemas.evaluations import EvaluationOut
-from graftwork.cli.bars import progress_bars, told
+from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import digest, print_json, say, show_table, table
+from graftwork.cli.render import digest, print_json, show_table, table, tell
 from graftwork.client import evaluations as calls
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def evaluate(
 
         def there(graft: Client) -> dict[str, Any]:
             job = graft(calls.submit(ref, dataset=dataset, evaluator=evaluator, metrics=metrics, limit=limit))
-            result = graft.wait(job.id, told(progress)).result or {}
+            result = waited(graft, job, progress).result or {}
             known = {"known": result["found"], "metrics": result["metrics"]}
             return {"ref": result["ref"], "digest": result["digest"], **known}
 
@@ -74,7 +74,7 @@ def evaluate(
         return
     for metric, value in found["metrics"].items():
         before = " (measured before)" if found["known"] else ""
-        say(f"{found['ref']} {metric} {value:.6g} on {yardstick.label}{before}")
+        tell(f"{found['ref']} {metric} {value:.6g} on {yardstick.label}{before}")
 
 
 def show_evaluations(found: Sequence[EvaluationOut]) -> None:

@@ -156,7 +156,10 @@ def import_(source: Path, name: str, base: str, aliases: tuple[str, ...], home: 
 
 def _member(text: str, *, always: bool) -> Member:
     expert, equals, part = text.rpartition("=")
-    mixture = parse_mixture(part) or Mixture((Part(Ref.parse(part), 1.0),))
+    try:
+        mixture = parse_mixture(part) or Mixture((Part(Ref.parse(part), 1.0),))
+    except InvalidRequest:
+        raise InvalidRequest(field="--member", reason=f"{part!r} is not REF or REF*WEIGHT, as in acme/a*0.5") from None
     if len(mixture.parts) > 1:
         raise InvalidRequest(field="--member", reason=f"{part!r} is several adapters; repeat the option for each")
     only = mixture.parts[0]

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from graftwork.api.schemas.marks import MarkOut
 from graftwork.api.schemas.versions import VersionOut
+from graftwork.cli.artifacts import quarantines
 from graftwork.cli.bars import progress_bars
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, local_option, place_option
-from graftwork.cli.render import count, print_json, say, size
+from graftwork.cli.render import count, print_json, say, size, tell
+from graftwork.client import artifacts
 from graftwork.client import downloads as calls
 from graftwork.registry import snapshots
 from graftwork.registry.registry import Registry
 from graftwork.settings import load_settings
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
 
 
 @click.command()
@@ -33,12 +40,18 @@ def export(ref: str, folder: Path, place: Place, as_json: bool) -> None:
     """
     with progress_bars() as progress:
 
-        def here(registry: Registry) -> VersionOut:
+        def here(registry: Registry) -> tuple[VersionOut, list[MarkOut]]:
             version = registry.catalog.resolve(ref)
             snapshots.export(registry, version, folder, progress)
-            return VersionOut.of(version)
+            return VersionOut.of(version), [MarkOut.of(entry) for entry in registry.marks.of(version)]
 
-        version = place(here, lambda graft: graft.run(calls.fetch(ref, folder, progress=progress)))
+        def there(graft: Client) -> tuple[VersionOut, list[MarkOut]]:
+            version = graft(calls.fetch(ref, folder, progress=progress))
+            return version, graft(artifacts.resolve(version.ref)).marks
+
+        version, marks = place(here, there)
+    for why in quarantines(marks):
+        say(f"warning: {version.ref} is quarantined: {why}")
     if as_json:
         print_json(version)
     else:
@@ -62,4 +75,4 @@ def verify(ref: str, home: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(VersionOut.of(version))
     else:
-        say(f"{version.ref} is whole: {count(len(version.files), 'file')}, {size(version.size)}.")
+        tell(f"{version.ref} is whole: {count(len(version.files), 'file')}, {size(version.size)}.")

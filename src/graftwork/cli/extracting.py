@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
 
 from graftwork.api.schemas.versions import VersionOut
-from graftwork.cli.bars import progress_bars
+from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option, parse_bytes
-from graftwork.cli.place import local_option
-from graftwork.cli.render import count, print_json, say, show_table, size, table
+from graftwork.cli.place import Place, place_option
+from graftwork.cli.render import count, print_json, say, say_registered, show_table, size, table
+from graftwork.client import jobs
 from graftwork.merge.extract import extract as extraction
 from graftwork.merge.extract.extraction import DELTA_DTYPES
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.settings import Settings, load_settings
+from graftwork.settings import Settings
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
 
 LISTED = 12
 
@@ -32,7 +38,7 @@ LISTED = 12
 @click.option("--name", help="NAMESPACE/NAME to register the result under.")
 @click.option("--alias", "aliases", multiple=True, help="Point this alias at the result; may be repeated.")
 @click.option("--memory", callback=parse_bytes, metavar="SIZE", help="What it may hold in buffers, such as 256MB.")
-@local_option
+@place_option
 @json_option
 def extract(
     model: str,
@@ -45,7 +51,7 @@ def extract(
     name: str | None,
     aliases: tuple[str, ...],
     memory: int | None,
-    home: Path | None,
+    place: Place,
     as_json: bool,
 ) -> None:
     """Take what a fine-tune adds to its base: a task vector or a LoRA.
@@ -65,31 +71,45 @@ def extract(
         raise click.UsageError("--delta and --rank exclude each other.")
     if rank is not None and dtype != "float32":
         raise click.UsageError("--dtype is for a dense task vector; a LoRA is stored in float32.")
-    settings = load_settings(home=home, memory=memory)
+    for option, given in {"OUT_DIR": out_dir, "--memory": memory}.items():
+        if given is not None:
+            place.refuse(f"{option} does")
+    settings = place.settings if memory is None else replace(place.settings, memory=memory)
     if name is not None:
-        with Registry.open(settings) as registry, progress_bars() as progress:
-            version, report = extraction.extract_version(
-                model,
-                base,
-                Name.parse(name),
-                registry=registry,
-                settings=settings,
-                rank=rank,
-                dtype=dtype,
-                strict=strict,
-                aliases=aliases,
-                progress=progress,
-            )
-        result = VersionOut.of(version)
-        _tell(report, rank, as_json, result.model_dump(mode="json"))
+        order = {"rank": rank, "dtype": dtype, "strict": strict, "aliases": aliases}
+        version, already_there, report = _to_registry(model, base, name, replace(place, settings=settings), order)
+        if report is not None:
+            _tell(report, rank, as_json, version.model_dump(mode="json"))
+        elif as_json:
+            print_json(version)
         if not as_json:
-            say(f"{version.ref} ({version.kind.replace('_', ' ')}, {size(version.size)}) {version.digest[:12]}")
+            say_registered(version, already_there=already_there)
     elif out_dir is not None:
         report = _to_folder(model, base, out_dir, settings, rank, dtype, strict)
         sizes = [file.stat().st_size for file in out_dir.rglob("*") if file.is_file()]
         _tell(report, rank, as_json, {"folder": str(out_dir), "files": len(sizes), "size": sum(sizes)})
         if not as_json:
             say(f"{out_dir} is ready: {count(len(sizes), 'file')}, {size(sum(sizes))}.")
+
+
+def _to_registry(
+    model: str, base: str, name: str, place: Place, order: dict[str, Any]
+) -> tuple[VersionOut, bool, extraction.Report | None]:
+    """The version, whether it was there, and what was kept of the change, which a server does not tell."""
+    with progress_bars() as progress:
+
+        def here(registry: Registry) -> tuple[VersionOut, bool, extraction.Report | None]:
+            version, report = extraction.extract_version(
+                model, base, Name.parse(name), registry=registry, settings=place.settings, progress=progress, **order
+            )
+            return VersionOut.of(version), not version.is_new, report
+
+        def there(graft: Client) -> tuple[VersionOut, bool, extraction.Report | None]:
+            job = graft(jobs.submit("extract", {"model": model, "base": base, "name": name, **order}))
+            ended = waited(graft, job, progress)
+            return graft(jobs.made(ended)), jobs.found_there(ended), None
+
+        return place(here, there)
 
 
 def _to_folder(

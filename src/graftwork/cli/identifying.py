@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-
 import click
 
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import print_json, say
+from graftwork.cli.render import print_json, tell
 from graftwork.client import tenants as calls
+from graftwork.registry.access import doer
 
 
 @click.command()
@@ -23,11 +22,11 @@ def whoami(place: Place, as_json: bool) -> None:
         graft whoami --server http://127.0.0.1:8000
     """
     found = place(
-        lambda registry: calls.Identity(owner=getpass.getuser(), writes=True, namespaces=[]),
+        lambda registry: calls.Identity(owner=doer(), writes=True, namespaces=[]),
         lambda graft: graft(calls.whoami()),
     )
     if as_json:
         print_json(found)
         return
     where = f"in {', '.join(found.namespaces)}" if found.namespaces else "everywhere"
-    say(f"{found.owner} may write {where}." if found.writes else f"{found.owner} may write nowhere.")
+    tell(f"{found.owner} may write {where}." if found.writes else f"{found.owner} may write nowhere.")

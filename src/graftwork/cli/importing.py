@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graftwork.api.schemas.versions import VersionOut
-from graftwork.cli.bars import progress_bars, told
+from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import count, print_json, say, size
+from graftwork.cli.render import print_json, say_registered
 from graftwork.client import jobs
 from graftwork.client import uploads as calls
 from graftwork.errors import SourceNotFound
@@ -21,8 +21,11 @@ from graftwork.registry.refs import Name, Ref
 from graftwork.registry.versions import Kind
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from graftwork.client import Client
     from graftwork.registry.registry import Registry
+    from graftwork.registry.versions import Version
 
 
 @click.command("import")
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     "--kind", type=click.Choice([kind.value for kind in Kind]), help="What it is [default: told by its files]."
 )
 @click.option("--alias", "aliases", multiple=True, help="Point this alias at it; may be repeated.")
+@click.option("--private", is_flag=True, help="Hide the artifact from whoever may not read in its namespace.")
 @place_option
 @json_option
 def import_(
@@ -41,6 +45,7 @@ def import_(
     base: str | None,
     kind: str | None,
     aliases: tuple[str, ...],
+    private: bool,
     place: Place,
     as_json: bool,
 ) -> None:
@@ -55,7 +60,10 @@ def import_(
     """
     with progress_bars() as progress:
 
-        def here(registry: Registry) -> VersionOut:
+        def here(registry: Registry) -> tuple[VersionOut, bool]:
+            def hide(session: Session, version: Version) -> None:
+                registry.repositories.set_private(version.name, True, session=session)
+
             version = import_source(
                 registry,
                 source,
@@ -63,23 +71,24 @@ def import_(
                 kind=Kind(kind) if kind else None,
                 base=Ref.parse(base) if base else None,
                 aliases=aliases,
+                also=hide if private else None,
                 progress=progress,
             )
-            return VersionOut.of(version)
+            return VersionOut.of(version), not version.is_new
 
-        def there(graft: Client) -> VersionOut:
-            wanted: dict[str, Any] = {"kind": kind, "base": base, "aliases": aliases}
+        def there(graft: Client) -> tuple[VersionOut, bool]:
+            wanted: dict[str, Any] = {"kind": kind, "base": base, "aliases": aliases, "private": private}
             if not source.startswith(PREFIX):
                 path = Path(source).expanduser()
                 if not path.exists():
                     raise SourceNotFound(source=source, expected=EXPECTED)
-                return graft.run(calls.send(name, path, **wanted, progress=progress))
+                return graft(calls.send(name, path, **wanted, progress=progress)), False
             job = graft(jobs.submit("import", {"source": source, "name": name, **wanted}))
-            return graft(jobs.made(graft.wait(job.id, told(progress))))
+            ended = waited(graft, job, progress)
+            return graft(jobs.made(ended)), jobs.found_there(ended)
 
-        version = place(here, there)
+        version, already_there = place(here, there)
     if as_json:
         print_json(version)
     else:
-        what = version.kind.replace("_", " ")
-        say(f"{version.ref} ({what}, {count(len(version.files), 'file')}, {size(version.size)}) {version.digest[:12]}")
+        say_registered(version, already_there=already_there)

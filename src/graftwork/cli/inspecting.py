@@ -15,9 +15,9 @@ from graftwork.adapters.inspection.duplicates import Products, products
 from graftwork.adapters.inspection.inspection import AdapterReport, ModuleReport, inspect, shapes_of
 from graftwork.cli.options import json_option
 from graftwork.cli.place import local_option
-from graftwork.cli.render import console, count, print_json, say, show_table, table
-from graftwork.errors import InvalidRequest
-from graftwork.registry.formats.peft import CONFIG_FILE, AdapterLayout, read_adapter
+from graftwork.cli.render import console, count, print_json, say, show_table, table, tell
+from graftwork.errors import InvalidReference, InvalidRequest, SourceNotFound
+from graftwork.registry.formats.peft import CONFIG_FILE, read_adapter
 from graftwork.registry.registry import Registry
 from graftwork.registry.snapshots import materialise
 from graftwork.registry.versions import Kind, Version
@@ -75,34 +75,37 @@ def inspect_(ref: str, every: bool, similar: float, home: Path | None, as_json: 
     duplicates: list[Duplicate] = []
     if (folder / CONFIG_FILE).is_file():
         layout = read_adapter(folder)
+        base_name = layout.config.base_model_name_or_path
         report = inspect(layout)
     else:
         with Registry.open(load_settings(home=home)) as registry:
-            version = registry.catalog.resolve(ref)
+            version = _found(registry, ref)
             if version.kind is not Kind.ADAPTER:
                 raise InvalidRequest(field="ref", reason=f"{version.ref} is a {version.kind}, and not an adapter")
             layout = read_adapter(materialise(registry, version))
-            shapes = _shapes(registry, version)
+            base = registry.catalog.by_digest(str(version.base))
+            ref, base_name = version.ref, base.ref
+            shapes = {tensor.name: tuple(tensor.shape) for tensor in registry.catalog.tensors(base)}
             report = inspect(layout, shapes_of(layout, shapes))
             if similar < 1:
                 own = products(layout, shapes_of(layout, shapes))
                 duplicates = sorted(_duplicates(registry, version, own, shapes, similar), key=lambda at: -at.cosine)
     if as_json:
-        print_json(_json(ref, layout, report, duplicates))
+        print_json(_json(ref, base_name, report, duplicates))
         return
-    _show(ref, layout, report)
+    _show(ref, base_name, report)
     show_table(_modules(report) if every else _layers(report))
     _show_energy(report)
     _show_duplicates(duplicates, similar)
 
 
-def _shapes(registry: Registry, version: Version) -> dict[str, tuple[int, ...]]:
-    if version.base is None:
-        return {}
-    return {
-        tensor.name: tuple(tensor.shape)
-        for tensor in registry.catalog.tensors(registry.catalog.by_digest(version.base))
-    }
+def _found(registry: Registry, ref: str) -> Version:
+    """The version that `ref` names. Raises SourceNotFound for what can be no reference, and is no adapter's folder."""
+    try:
+        return registry.catalog.resolve(ref)
+    except InvalidReference:
+        expected = f"a folder with an {CONFIG_FILE}, or NAMESPACE/NAME[@REVISION] of the registry"
+        raise SourceNotFound(source=ref, expected=expected) from None
 
 
 def _duplicates(
@@ -129,13 +132,13 @@ def _others(registry: Registry, version: Version) -> Iterator[Version]:
             yield other
 
 
-def _show(ref: str, layout: AdapterLayout, report: AdapterReport) -> None:
+def _show(ref: str, base: str | None, report: AdapterReport) -> None:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
     facts.add_row("adapter", Text(ref, style="bold"))
     facts.add_row("format", ", ".join(report.kinds))
-    facts.add_row("base", layout.config.base_model_name_or_path or "-")
+    facts.add_row("base", base or "-")
     facts.add_row("changes", f"{count(len(report.modules), 'module')}, {report.parameters:,} parameters")
     facts.add_row("rank", f"{report.rank} at most")
     facts.add_row("norm", f"{report.norm:.4g}")
@@ -184,7 +187,7 @@ def _show_energy(report: AdapterReport) -> None:
     ranks = [rank for rank in RANKS if rank < report.rank]
     if report.norm and ranks:
         kept = "   ".join(f"rank {rank}: {report.energy(rank):.1%}" for rank in [*ranks, report.rank])
-        say(Text("energy kept when cut to", style="dim"), kept)
+        tell(Text("energy kept when cut to", style="dim"), kept)
 
 
 def _show_duplicates(duplicates: list[Duplicate], similar: float) -> None:
@@ -210,11 +213,11 @@ def _bars(module: ModuleReport | None) -> Text:
     return Text("".join(BARS[round(value / values[0] * (len(BARS) - 1))] for value in values), style="cyan")
 
 
-def _json(ref: str, layout: AdapterLayout, report: AdapterReport, duplicates: list[Duplicate]) -> dict[str, Any]:
+def _json(ref: str, base: str | None, report: AdapterReport, duplicates: list[Duplicate]) -> dict[str, Any]:
     ranks = [rank for rank in RANKS if rank < report.rank]
     return {
         "adapter": ref,
-        "base": layout.config.base_model_name_or_path,
+        "base": base,
         "formats": list(report.kinds),
         "rank": report.rank,
         "parameters": report.parameters,

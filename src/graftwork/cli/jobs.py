@@ -2,66 +2,183 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import click
+import yaml
+from rich.table import Table
 from rich.text import Text
 
-from graftwork.api.schemas.jobs import JobOut
+from graftwork.api.schemas.jobs import JobDetail, JobOut
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import age, print_json, say, show_table, state, table
+from graftwork.cli.render import age, console, print_json, say, show_table, state, table, tell
 from graftwork.client import jobs as calls
 from graftwork.client.events import Event
 from graftwork.registry.job_events import EventKind
-from graftwork.registry.jobs import ENDED
-from graftwork.registry.registry import Registry
+from graftwork.registry.jobs import ENDED, State
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
+    from graftwork.registry.registry import Registry
 
 FOLLOW_SECONDS = 0.2
+ID_DIGITS = 12
+OUTCOME_WIDTH = 72
 
 
-@click.command()
-@click.argument("job_id", metavar="[ID]", required=False)
-@click.option("--cancel", is_flag=True, help="Cancel the job ID.")
-@click.option("--follow", is_flag=True, help="Print what happens to the job ID until it ends.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="How many to list.")
-@place_option
-@json_option
-def jobs(job_id: str | None, cancel: bool, follow: bool, limit: int, place: Place, as_json: bool) -> None:
+@click.group()
+def jobs() -> None:
     """List jobs, show one, follow or cancel it.
+
+    ID is a job's id, or as much of its beginning as no other job has.
 
     \b
     Example:
-        graft jobs 5f0c2a --cancel
+        graft jobs ls
     """
-    if (cancel or follow) and job_id is None:
-        raise click.UsageError(f"--{'cancel' if cancel else 'follow'} needs the ID of a job.")
-    if job_id is None:
-        found = place(
-            lambda registry: [JobOut.of(job) for job in registry.jobs.list(limit=limit)],
-            lambda graft: graft(calls.listing(limit=limit)),
-        )
-    else:
-        if follow:
-            place(lambda registry: _follow(_events(registry, job_id)), lambda graft: _follow(graft.events(job_id)))
-        job = place(
-            lambda registry: JobOut.of(registry.jobs.cancel(job_id) if cancel else registry.jobs.get(job_id)),
-            lambda graft: graft(calls.cancel(job_id) if cancel else calls.get(job_id)),
-        )
-        found = [job]
+
+
+@jobs.command()
+@click.option("--limit", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="How many to list.")
+@place_option
+@json_option
+def ls(limit: int, place: Place, as_json: bool) -> None:
+    """List jobs, newest first.
+
+    \b
+    Example:
+        graft jobs ls --limit 10
+    """
+    found = place(
+        lambda registry: [JobOut.of(job) for job in registry.jobs.list(limit=limit)],
+        lambda graft: graft(calls.listing(limit=limit)),
+    )
     if as_json:
-        print_json(found[0] if job_id is not None else found)
+        print_json(found)
     elif found:
         show_jobs(found)
     else:
         say("There are no jobs.")
 
 
-def _follow(events: Iterable[Event]) -> None:
-    for event in events:
-        say(f"{datetime.fromisoformat(event.data['at']):%H:%M:%S} {_told(event)}")
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@place_option
+@json_option
+def show(job_id: str, place: Place, as_json: bool) -> None:
+    """Show what a job is told to do, how far it is, and the end of its log.
+
+    \b
+    Example:
+        graft jobs show 5f0c2a
+    """
+    job = _find(place, job_id)
+    print_json(job) if as_json else _show(job)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@place_option
+@json_option
+def follow(job_id: str, place: Place, as_json: bool) -> None:
+    """Print what happens to a job until it ends.
+
+    \b
+    Example:
+        graft jobs follow 5f0c2a
+    """
+    job = _find(place, job_id)
+    line = say if as_json else tell
+
+    def here(registry: Registry) -> None:
+        for event in _events(registry, job.id):
+            line(_told(event))
+
+    def there(graft: Client) -> None:
+        for event in graft.events(job.id):
+            line(_told(event))
+
+    place(here, there)
+    if as_json:
+        print_json(_find(place, job.id))
+
+
+@jobs.command()
+@click.argument("job_id", metavar="ID")
+@place_option
+@json_option
+def cancel(job_id: str, place: Place, as_json: bool) -> None:
+    """Cancel a job that waits, and stop one that runs.
+
+    \b
+    Example:
+        graft jobs cancel 5f0c2a
+    """
+    before = _find(place, job_id)
+    job = place(
+        lambda registry: JobOut.of(registry.jobs.cancel(before.id)), lambda graft: graft(calls.cancel(before.id))
+    )
+    if as_json:
+        print_json(job)
+    elif before.state in ENDED or job.state in (State.SUCCEEDED, State.FAILED):
+        say(f"The {job.kind} job {job.id} had ended already: it {_ended(job)}.")
+    elif job.state == State.CANCELLED:
+        say(f"The {job.kind} job {job.id} is cancelled.")
+    else:
+        say(f"The {job.kind} job {job.id} runs, and will end within a second.")
+
+
+def show_jobs(found: list[JobOut]) -> None:
+    """A table of jobs."""
+    grid = table("id", "kind", "state", "progress", "created", "outcome", right=("progress",))
+    for job in found:
+        grid.add_row(
+            Text(job.id[:ID_DIGITS], style="bold"),
+            job.kind,
+            state(job.state),
+            f"{job.progress:.0%}",
+            Text(age(job.created_at), style="dim"),
+            _outcome(job),
+        )
+    show_table(grid)
+
+
+def _find(place: Place, job_id: str) -> JobDetail:
+    """The job whose id begins so."""
+    return place(
+        lambda registry: JobDetail.read(registry, registry.jobs.find(job_id)),
+        lambda graft: graft(calls.detail(job_id)),
+    )
+
+
+def _show(job: JobDetail) -> None:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    facts.add_row("job", Text(job.id, style="bold"))
+    facts.add_row("kind", job.kind)
+    facts.add_row("state", state(job.state))
+    facts.add_row("progress", f"{job.progress:.0%} (attempt {job.attempt} of {job.max_attempts})")
+    for what, moment in (("created", job.created_at), ("started", job.started_at), ("finished", job.finished_at)):
+        if moment is not None:
+            facts.add_row(what, f"{moment:%Y-%m-%d %H:%M:%S} UTC ({age(moment)})")
+    if job.error is not None:
+        facts.add_row("error", Text(job.error.message, style="red"))
+    facts.add_row("told", Text(_yaml(job.payload)))
+    if job.result is not None:
+        facts.add_row("result", Text(_yaml(job.result)))
+    if job.log:
+        facts.add_row("log", Text("\n".join(job.log)))
+    console().print(facts)
+
+
+def _yaml(value: dict[str, Any]) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip()
 
 
 def _events(registry: Registry, job_id: str) -> Iterator[Event]:
@@ -78,6 +195,10 @@ def _events(registry: Registry, job_id: str) -> Iterator[Event]:
 
 
 def _told(event: Event) -> str:
+    return f"{datetime.fromisoformat(event.data['at']):%H:%M:%S} {_happened(event)}"
+
+
+def _happened(event: Event) -> str:
     match EventKind(event.kind):
         case EventKind.LOG:
             return str(event.data["text"])
@@ -87,23 +208,17 @@ def _told(event: Event) -> str:
             return f"{event.data['state']} (attempt {event.data['attempt']})"
 
 
-def show_jobs(found: list[JobOut]) -> None:
-    """A table of jobs."""
-    grid = table("id", "kind", "state", "progress", "created", "outcome", right=("progress",))
-    for job in found:
-        grid.add_row(
-            Text(job.id, style="bold"),
-            job.kind,
-            state(job.state),
-            f"{job.progress:.0%}",
-            Text(age(job.created_at), style="dim"),
-            _outcome(job),
-        )
-    show_table(grid)
+def _ended(job: JobOut) -> str:
+    return "was cancelled" if job.state == State.CANCELLED else job.state
 
 
 def _outcome(job: JobOut) -> str:
+    """What it made, where that is a version; otherwise one line."""
+    result = job.result or {}
     if job.error is not None:
-        return job.error.message
-    told = (job.result or {}).items()
-    return ", ".join(f"{key} {value}" for key, value in told if not isinstance(value, (list, dict)))
+        told = job.error.message
+    elif "ref" in result:
+        return str(result["ref"])
+    else:
+        told = ", ".join(f"{key} {value}" for key, value in result.items() if not isinstance(value, list | dict))
+    return textwrap.shorten(told, OUTCOME_WIDTH, placeholder=" …")

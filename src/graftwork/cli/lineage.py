@@ -15,6 +15,7 @@ from graftwork.cli.render import KIND_STYLES, console, print_json
 from graftwork.client import artifacts as calls
 from graftwork.registry.lineage import Direction
 from graftwork.registry.registry import Registry
+from graftwork.registry.versions import Relation
 
 
 @click.command()
@@ -23,7 +24,12 @@ from graftwork.registry.registry import Registry
 @click.option("--down", is_flag=True, help="Only what was made from it.")
 @click.option("--depth", type=click.IntRange(0), metavar="N", help="How many steps to follow [default: all].")
 @click.option(
-    "--relation", "relations", multiple=True, help="Follow only this relation, such as merge_input; may be repeated."
+    "--relation",
+    "relations",
+    type=click.Choice([relation.value for relation in Relation]),
+    metavar="RELATION",
+    multiple=True,
+    help="Follow only this relation, such as merge_input; may be repeated.",
 )
 @place_option
 @json_option

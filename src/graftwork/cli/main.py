@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -37,6 +38,8 @@ COMMANDS = {
     "lineage": Entry("lineage", "lineage", "Draw what a version was made from and what was made from it."),
     "tags": Entry("tagging", "tags", "Read and set tags, the words that artifacts are found by."),
     "alias": Entry("alias", "alias", "Read and move aliases, the names that versions are served under."),
+    "private": Entry("visibility", "private", "Hide an artifact from whoever may not read in its namespace."),
+    "public": Entry("visibility", "public", "Show a private artifact to everybody."),
     "export": Entry("exporting", "export", "Write a version's files to a folder."),
     "verify": Entry("exporting", "verify", "Hash a version's files again and compare."),
     "adapters": Entry("inspecting", "adapters", "Look into adapters."),
@@ -98,8 +101,11 @@ class Graft(click.Group):
             sys.exit(error.exit_code)
         except click.ClickException as error:
             fail(one_sentence(error), error.exit_code)
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # whoever read has enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as error:
             fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
         sys.exit(code if isinstance(code, int) else 0)
@@ -109,6 +115,8 @@ def one_sentence(error: click.ClickException) -> str:
     """click's message on one line, with where to read more when the command line was wrong."""
     message = " ".join(error.format_message().split())
     context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and context is not None and context.parent is None:
+        message = f"{message.rstrip('.')} here: options go after the command."
     return message if context is None else f"{message} See '{context.command_path} --help'."
 
 
@@ -118,13 +126,18 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-@click.group("graft", cls=Graft, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    "graft",
+    cls=Graft,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 conflict, 5 not allowed, 130 stopped by Ctrl-C.",
+)
 @click.version_option(__version__, prog_name="graft", message="%(prog)s %(version)s")
 def main() -> None:
     """Register fine-tuned models, merge them, serve them with their adapters.
 
-    Everything is kept in GRAFTWORK_HOME (by default the user's data folder). Commands print tables and progress
-    for people on stderr; with --json they print JSON on stdout.
+    Everything is kept in GRAFTWORK_HOME (by default the user's data folder). Commands print what they are asked for on
+    stdout, as JSON with --json, and notes and progress on stderr.
 
     \b
     Example:
@@ -139,8 +152,11 @@ def start() -> None:
     imported, and not at the end, where that would take as long as a small merge.
     """
     gc.disable()
-    if entry := COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else ""):
-        entry.imported()
+    try:
+        if entry := COMMANDS.get(sys.argv[1] if len(sys.argv) > 1 else ""):
+            entry.imported()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     gc.freeze()
     gc.enable()
     main(prog_name="graft")

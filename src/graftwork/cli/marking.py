@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, count, print_json, say, show_table, table
 from graftwork.client import artifacts
 from graftwork.client import marks as calls
+from graftwork.registry.access import doer
 from graftwork.registry.marks import Mark
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def quarantine(ref: str, reason: str, place: Place, as_json: bool) -> None:
 
     def here(registry: Registry) -> QuarantineOut:
         version = registry.catalog.resolve(ref)
-        marked = registry.marks.quarantine(version, actor=getpass.getuser(), reason=reason)
+        marked = registry.marks.quarantine(version, actor=doer(), reason=reason)
         return QuarantineOut.of(marked, registry.marks.pointers(version))
 
     done = place(here, lambda graft: graft(calls.quarantine(ref, reason=reason)))
@@ -70,7 +70,7 @@ def lift(ref: str, reason: str, place: Place, as_json: bool) -> None:
 
     def here(registry: Registry) -> list[MarkOut]:
         version = registry.catalog.resolve(ref)
-        cleared = registry.marks.lift(version, actor=getpass.getuser(), reason=reason)
+        cleared = registry.marks.lift(version, actor=doer(), reason=reason)
         return [MarkOut.of(entry) for entry in cleared]
 
     found = place(here, lambda graft: graft(calls.lift(ref, reason=reason)))
@@ -78,14 +78,17 @@ def lift(ref: str, reason: str, place: Place, as_json: bool) -> None:
         print_json(found)
     else:
         names = ", ".join(entry.ref or entry.digest[:12] for entry in found)
-        say(f"{count(len(found), 'version')} may be used again: {names}." if found else "Nothing is cleared yet.")
+        say(
+            f"{count(len(found), 'version')} may be used again: {names}." if found else "Nothing may be used again yet."
+        )
 
 
 @click.command()
 @click.argument("ref")
 @click.option("--reason", default="", help="Whoever asks for it is told.")
 @place_option
-def withdraw(ref: str, reason: str, place: Place) -> None:
+@json_option
+def withdraw(ref: str, reason: str, place: Place, as_json: bool) -> None:
     """Delete a version: its files go with a later 'graft gc'.
 
     It stays in the lineage. While an alias or another version refers to it, it cannot be deleted.
@@ -95,17 +98,17 @@ def withdraw(ref: str, reason: str, place: Place) -> None:
         graft withdraw acme/poisoned@v1 --reason "trained on a poisoned dataset"
     """
 
-    def here(registry: Registry) -> str:
+    def here(registry: Registry) -> tuple[str, list[MarkOut]]:
         version = registry.catalog.resolve(ref)
-        registry.marks.withdraw(version, actor=getpass.getuser(), reason=reason)
-        return version.ref
+        registry.marks.withdraw(version, actor=doer(), reason=reason)
+        return version.ref, [MarkOut.of(entry) for entry in registry.marks.of(version)]
 
-    def there(graft: Client) -> str:
+    def there(graft: Client) -> tuple[str, list[MarkOut]]:
         version = graft(artifacts.version(ref))
-        graft(calls.withdraw(version.ref, reason=reason))
-        return version.ref
+        return version.ref, graft(calls.withdraw(version.ref, reason=reason))
 
-    say(f"{place(here, there)} is withdrawn.")
+    withdrawn, marked = place(here, there)
+    print_json(marked) if as_json else say(f"{withdrawn} is withdrawn.")
 
 
 @click.command()

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graftwork.cli.bars import progress_bars, told
+from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option, parse_bytes
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import console, count, print_json, say, size
+from graftwork.cli.planning import show_plan
+from graftwork.cli.render import count, print_json, say, say_registered, size
 from graftwork.merge import run
 from graftwork.merge.plan import plan as plan_merge
 from graftwork.merge.recipe import Recipe, load_recipe
@@ -73,7 +74,7 @@ def merge(
     settings = replace(place.settings, **given)
     wanted = _with_aliases(load_recipe(recipe), aliases)
     if only_plan:
-        _print_plan(wanted, out_dir, settings, as_json)
+        _print_plan(wanted, out_dir, name, settings, as_json)
     elif out_dir is not None:
         _to_folder(wanted, out_dir, settings, as_json)
     else:
@@ -83,26 +84,25 @@ def merge(
 def _with_aliases(recipe: Recipe, aliases: tuple[str, ...]) -> Recipe:
     if not aliases:
         return recipe
-    output = recipe.output.model_copy(update={"aliases": (*recipe.output.aliases, *aliases)})
+    output = recipe.output.model_copy(update={"aliases": tuple(dict.fromkeys((*recipe.output.aliases, *aliases)))})
     return recipe.model_copy(update={"output": output})
 
 
-def _print_plan(recipe: Recipe, out: Path | None, settings: Settings, as_json: bool) -> None:
+def _print_plan(recipe: Recipe, out: Path | None, name: str | None, settings: Settings, as_json: bool) -> None:
+    from graftwork.merge.publish import made_before, target_of
+
+    target = None if out is not None else target_of(recipe, name)
     with _registry_for(recipe, settings) as registry:
         planned = plan_merge(recipe, settings=settings, registry=registry, out=out)
         planned.close()
-    summary = planned.summary()
+        same = made_before(planned, registry, target) if target is not None and registry is not None else None
+    goes_to, made = str(target or out), None if same is None else same.ref
     if as_json:
-        print_json(summary)
-        return
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim")
-    grid.add_column(overflow="fold")
-    for key, value in summary.items():
-        grid.add_row(key.removesuffix("_bytes").replace("_", " "), _shown(key, value))
-    console().print(grid)
+        names = [origin.public_name for origin in planned.models]
+        more = {"versions": names, "output": goes_to, "aliases": recipe.output.aliases, "made_before": made}
+        print_json(planned.summary() | more)
+    else:
+        show_plan(planned, goes_to, made)
 
 
 def _to_folder(recipe: Recipe, out: Path, settings: Settings, as_json: bool) -> None:
@@ -121,19 +121,20 @@ def _to_registry(recipe: Recipe, name: str | None, place: Place, as_json: bool) 
 
     with progress_bars() as progress:
 
-        def here(registry: Registry) -> VersionOut:
-            settings = place.settings
-            return VersionOut.of(run.merge(recipe, registry=registry, settings=settings, progress=progress, name=name))
+        def here(registry: Registry) -> tuple[VersionOut, bool]:
+            made = run.merge(recipe, registry=registry, settings=place.settings, progress=progress, name=name)
+            return VersionOut.of(made), not made.is_new
 
-        def there(graft: Client) -> VersionOut:
+        def there(graft: Client) -> tuple[VersionOut, bool]:
             job = graft(calls.merge(recipe.model_dump(mode="json", exclude_defaults=True), name=name))
-            return graft(calls.made(graft.wait(job.id, told(progress))))
+            ended = waited(graft, job, progress)
+            return graft(calls.made(ended)), calls.found_there(ended)
 
-        version = place(here, there)
+        version, already_there = place(here, there)
     if as_json:
         print_json(version)
     else:
-        say(f"{version.ref} ({version.kind}, {size(version.size)}) {version.digest[:12]}")
+        say_registered(version, already_there=already_there)
 
 
 @contextmanager
@@ -148,11 +149,3 @@ def _registry_for(recipe: Recipe, settings: Settings) -> Iterator[Registry | Non
             yield registry
     else:
         yield None
-
-
-def _shown(key: str, value: object) -> str:
-    if key.endswith("_bytes") and isinstance(value, int):
-        return size(value)
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -33,5 +33,5 @@ def home_option(command: Command) -> Command:
 
 
 def json_option(command: Command) -> Command:
-    """`--json`: print JSON on stdout instead of a table on stderr."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(command)
+    """`--json`: print JSON instead of a table."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,12 @@ import click
 from rich.text import Text
 
 from graftwork.api.schemas.rebuilds import RebuildPlanOut
-from graftwork.cli.bars import progress_bars, told
+from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import print_json, say, show_table, table
 from graftwork.client import marks as calls
+from graftwork.registry.access import doer
 
 if TYPE_CHECKING:
     from graftwork.client import Client
@@ -56,7 +56,7 @@ def rebuild(
             lambda registry: RebuildPlanOut.of(_find(registry, place.settings, ref, replace_by)),
             lambda graft: graft(calls.plan_rebuild(ref, replace_by=replace_by)),
         )
-        print_json(plan) if as_json else _show([step.model_dump() for step in plan.steps])
+        print_json(plan) if as_json else _show([step.model_dump() for step in plan.steps], plan.replace_by)
         return
     with progress_bars() as progress:
 
@@ -69,7 +69,7 @@ def rebuild(
                 registry=registry,
                 settings=place.settings,
                 move_aliases=move_aliases,
-                actor=getpass.getuser(),
+                actor=doer(),
                 progress=progress,
             )
             return result_of(outcomes)
@@ -79,13 +79,13 @@ def rebuild(
             if not planned.rebuilt:
                 return planned.model_dump(include={"rebuilt", "not_rebuilt", "steps"})
             job = graft(calls.rebuild(ref, replace_by=replace_by, move_aliases=move_aliases))
-            return graft.wait(job.id, told(progress)).result or {}
+            return waited(graft, job, progress).result or {}
 
         result = place(here, there)
     if as_json:
         print_json(result)
     else:
-        _show(result["steps"])
+        _show(result["steps"], replace_by)
 
 
 def _find(registry: Registry, settings: Settings, ref: str, replace_by: str | None) -> Rebuild:
@@ -94,10 +94,11 @@ def _find(registry: Registry, settings: Settings, ref: str, replace_by: str | No
     return find_rebuild(registry, settings, ref, replace_by)
 
 
-def _show(steps: Sequence[Mapping[str, Any]]) -> None:
+def _show(steps: Sequence[Mapping[str, Any]], replace_by: str | None) -> None:
     if not steps:
         say("Nothing was made of it.")
         return
+    rebuilt = {ref: ", ".join(step.get("made", ())) or "its rebuild" for step in steps for ref in step["refs"]}
     grid = table("version", "rebuilt", "without", "with another", "notes")
     for step in steps:
         made = step.get("made") or ([step["how"]] if step["how"] and not step["reason"] else [])
@@ -105,5 +106,6 @@ def _show(steps: Sequence[Mapping[str, Any]]) -> None:
         moved = [f"{alias['ref']} moved" for alias in step.get("aliases", ()) if alias["moved"]]
         notes = [step["reason"]] if step["reason"] else [*step["notes"], *moved]
         name = Text("\n".join(step["refs"]) or step["digest"][:12], style="bold")
-        grid.add_row(name, outcome, "\n".join(step["left_out"]), "\n".join(step["replaced"]), "; ".join(notes))
+        others = "\n".join(f"{ref} -> {rebuilt.get(ref, replace_by)}" for ref in step["replaced"])
+        grid.add_row(name, outcome, "\n".join(step["left_out"]), others, "; ".join(notes))
     show_table(grid)

@@ -1,4 +1,4 @@
-"""Tables and words for people, on stderr; JSON for programs, on stdout.
+"""What was asked for, a table or JSON, on stdout; what happens meanwhile, on stderr.
 
 rich is imported for what is drawn on a terminal, and for tables: words in a pipe do without it.
 """
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from graftwork.api.schemas.versions import VersionOut
 
 KIND_STYLES = {
     "base": "bold cyan",
@@ -38,25 +40,30 @@ PIPE_WIDTH = 200
 AGES = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
-def console() -> Console:
-    """The terminal behind stderr, as it is now; a pipe takes wide lines, so that nothing is folded there."""
+def console(*, stderr: bool = False) -> Console:
+    """The terminal behind stdout, as it is now; a pipe takes wide lines, so that nothing is folded there."""
     from rich.console import Console
 
-    screen = Console(stderr=True, highlight=False)
+    screen = Console(stderr=stderr, highlight=False)
     if not screen.is_terminal:
         screen.width = PIPE_WIDTH
     return screen
 
 
 def say(*parts: str | Text) -> None:
-    """One line for the person at the terminal."""
-    if not sys.stderr.isatty():
-        click.echo(" ".join(map(str, parts)), err=True)
-        return
-    from rich.text import Text
+    """One line on stderr for the person at the terminal: what was done, or that there is nothing."""
+    _print(parts, stderr=True)
 
-    line = Text(" ").join(Text(part) if isinstance(part, str) else part for part in parts)
-    console().print(line, soft_wrap=True)
+
+def tell(*parts: str | Text) -> None:
+    """One line on stdout: what was asked for, where that is no table."""
+    _print(parts, stderr=False)
+
+
+def say_registered(version: VersionOut, *, already_there: bool) -> None:
+    """One line about the version that a command made, or found that there was."""
+    what = f"{version.kind.replace('_', ' ')}, {count(len(version.files), 'file')}, {size(version.size)}"
+    say(f"{version.ref} ({what}) {version.digest[:12]}{' (already there)' if already_there else ''}")
 
 
 def print_json(value: object) -> None:
@@ -76,7 +83,7 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def show_table(grid: Table) -> None:
-    """Print a table."""
+    """Print a table on stdout."""
     console().print(grid)
 
 
@@ -119,6 +126,16 @@ def age(moment: datetime) -> str:
         if seconds >= length:
             return f"{count(int(seconds // length), unit)} ago"
     return "just now"
+
+
+def _print(parts: Sequence[str | Text], *, stderr: bool) -> None:
+    if not (sys.stderr if stderr else sys.stdout).isatty():
+        click.echo(" ".join(map(str, parts)), err=stderr)
+        return
+    from rich.text import Text
+
+    line = Text(" ").join(Text(part) if isinstance(part, str) else part for part in parts)
+    console(stderr=stderr).print(line, soft_wrap=True)
 
 
 def _styled(words: str, style: str) -> Text:

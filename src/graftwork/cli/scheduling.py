@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
@@ -18,11 +18,15 @@ from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import console, print_json, say, show_table, table
 from graftwork.client import schedules as calls
 from graftwork.errors import InvalidRequest, SourceNotFound
-from graftwork.merge.jobs.scheduler import add_schedule, fire_now
+from graftwork.merge.documents import load_yaml
+from graftwork.merge.jobs.scheduler import add_schedule, change_schedule, fire_now, note_on
 from graftwork.registry.cron import Cron
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.registry.schedules import CatchUp, Overlap
+
+if TYPE_CHECKING:
+    from graftwork.client import Client
 
 LAST_JOBS = 10
 
@@ -54,21 +58,42 @@ def create(file: Path, place: Place, as_json: bool) -> None:
     Example:
         graft schedules create nightly.yaml
     """
-    given = _read(file)
-    name, cron, kind, payload = str(given["name"]), str(given["cron"]), str(given["kind"]), given["payload"]
-    zone = str(given.get("time_zone", "UTC"))
-    more: dict[str, Any] = {
-        "catch_up": _choice(CatchUp, given, "catch_up", CatchUp.ONE),
-        "overlap": _choice(Overlap, given, "overlap", Overlap.SKIP),
-        "priority": int(given.get("priority", 0)),
-    }
-    schedule = place(
-        lambda registry: ScheduleOut.of(
-            add_schedule(registry, Name.parse(name), Cron(cron, zone), kind, payload, **more)
-        ),
-        lambda graft: graft(calls.create(name, cron, kind, payload, time_zone=zone, **more)),
-    )
-    _tell(schedule, as_json)
+    name, cron, given, more = _given(file)
+
+    def here(registry: Registry) -> ScheduleOut:
+        added = add_schedule(registry, Name.parse(name), cron, *given, **more)
+        return ScheduleOut.of(added, note_on(registry, added))
+
+    def there(graft: Client) -> ScheduleOut:
+        return graft(calls.create(name, cron.expression, *given, time_zone=cron.time_zone, **more))
+
+    _tell(place(here, there), as_json)
+
+
+@schedules.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@place_option
+@json_option
+def update(file: Path, place: Place, as_json: bool) -> None:
+    """Change a schedule, which keeps the jobs that it made.
+
+    FILE is like that of 'graft schedules create', and all of it takes the place of what the schedule of that name was.
+    From then on its jobs may do what you may do now.
+
+    \b
+    Example:
+        graft schedules update nightly.yaml
+    """
+    name, cron, given, more = _given(file)
+
+    def here(registry: Registry) -> ScheduleOut:
+        changed = change_schedule(registry, Name.parse(name), cron, *given, **more)
+        return ScheduleOut.of(changed, note_on(registry, changed))
+
+    def there(graft: Client) -> ScheduleOut:
+        return graft(calls.change(name, cron.expression, *given, time_zone=cron.time_zone, **more))
+
+    _tell(place(here, there), as_json)
 
 
 @schedules.command("ls")
@@ -216,23 +241,38 @@ def _tell(schedule: ScheduleOut, as_json: bool) -> None:
         print_json(schedule)
     else:
         say(f"{schedule.name} ({schedule.kind}, {schedule.cron} {schedule.time_zone}) next: {_next(schedule)}")
+        if schedule.note is not None:
+            say(f"It would fail now: {schedule.note}.")
 
 
 def _next(schedule: ScheduleOut) -> str:
     return f"{schedule.next_at:%Y-%m-%d %H:%M} UTC" if schedule.enabled else "paused"
 
 
+def _given(file: Path) -> tuple[str, Cron, tuple[str, dict[str, Any]], dict[str, Any]]:
+    """A schedule's name, its times, its kind and payload, and what is not as usual."""
+    given = _read(file)
+    more = {
+        "catch_up": _choice(CatchUp, given, "catch_up", CatchUp.ONE),
+        "overlap": _choice(Overlap, given, "overlap", Overlap.SKIP),
+        "priority": int(given.get("priority", 0)),
+    }
+    cron = Cron(str(given["cron"]), str(given.get("time_zone", "UTC")))
+    return str(given["name"]), cron, (str(given["kind"]), given["payload"]), more
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        documents = load_yaml(file.read_text(encoding="utf-8"))
     except OSError:
         raise SourceNotFound(source=str(file), expected="a schedule in YAML") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidRequest(field=str(file), reason=" ".join(str(error).split())) from None
+    except ValueError as error:
+        raise InvalidRequest(field=str(file), reason=str(error)) from None
+    given = documents[0] if len(documents) == 1 else None
     if not isinstance(given, dict) or not isinstance(given.get("payload"), dict):
         raise InvalidRequest(field=str(file), reason="expected a mapping with name, cron, kind and payload")
     needed, known = ("name", "cron", "kind", "payload"), ("time_zone", "catch_up", "overlap", "priority")
-    for key in (*needed, *given):
+    for key in (*given, *needed):
         if key not in given or key not in (*needed, *known):
             what = "is missing" if key in needed else f"is not known; known are {', '.join((*needed, *known))}"
             raise InvalidRequest(field=str(key), reason=what)

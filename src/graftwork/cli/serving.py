@@ -67,6 +67,10 @@ def serve(
         max_lora_rank=max_lora_rank,
         auth="off" if insecure else None,
     )
+    if settings.engine != "vllm" and (engine_urls or base or max_lora_rank):
+        raise click.UsageError(
+            "--engine-url, --base and --max-lora-rank go with --engine vllm.", click.get_current_context()
+        )
     if settings.engine == "vllm" and not settings.engine_urls:
         raise InvalidSetting(name="--engine-url", value="", expected="the URL of a vLLM server, at least one")
     logs.configure(settings)
@@ -77,5 +81,7 @@ def serve(
     listener = server.bind(settings.host, settings.port)
     url = server.address(listener)
     server.serve(
-        create_app(settings), listener, ready=lambda: say(f"Serving {settings.home} on {url} (Ctrl-C stops it)")
+        create_app(settings),
+        listener,
+        ready=lambda: say(f"Serving {settings.home} on {url} (its API: {url}/docs; Ctrl-C stops it)"),
     )

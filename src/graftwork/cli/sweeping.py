@@ -70,17 +70,21 @@ def sweep(
     planned = load_sweep(sweep_file)
     folder = out if out is not None else Path(sweep_file.stem)
     objective = Objective(planned.judge.metric, planned.judge.goal)
-    with _registry_for(planned, settings) as registry, progress_bars() as progress:
-        report = run_sweep(
-            planned.points,
-            Command(planned.judge.command, planned.judge.timeout),
-            objective,
-            out=folder,
-            settings=settings,
-            registry=registry,
-            keep_all=keep,
-            progress=progress,
-        )
+    try:
+        with _registry_for(planned, settings) as registry, progress_bars() as progress:
+            report = run_sweep(
+                planned.points,
+                Command(planned.judge.command, planned.judge.timeout),
+                objective,
+                out=folder,
+                settings=settings,
+                registry=registry,
+                keep_all=keep,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        say(f"{folder} has what was found so far; the same command goes on with it.")
+        raise
     chart = folder / CHART
     chart.write_text(draw(report, objective.metric, objective.goal), encoding="utf-8")
     if as_json:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
-
 import click
 
 from graftwork.api.schemas.tags import TagsOut
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import print_json, say, show_table, table
+from graftwork.cli.render import print_json, say, show_table, table, tell
 from graftwork.client import tags as calls
+from graftwork.registry.access import doer
 from graftwork.registry.refs import Name
 
 
@@ -66,8 +65,10 @@ def find(tag: str, place: Place, as_json: bool) -> None:
     )
     if as_json:
         print_json(names)
+    elif names:
+        tell("\n".join(names))
     else:
-        say("\n".join(names) if names else f"Nothing has the tag {tag}.")
+        say(f"Nothing has the tag {tag}.")
 
 
 @tags.command()
@@ -97,7 +98,10 @@ def rm(name: str, tags: tuple[str, ...], place: Place, as_json: bool) -> None:
     Example:
         graft tags rm acme/support nightly
     """
-    _tell(_set(place, name, {*_of(place, name).tags} - {*tags}), as_json)
+    had = {*_of(place, name).tags}
+    if missing := {*tags} - had:
+        say(f"{name} did not have the tag {', '.join(sorted(missing))}.")
+    _tell(_set(place, name, had - {*tags}), as_json)
 
 
 def _of(place: Place, name: str) -> TagsOut:
@@ -109,7 +113,7 @@ def _of(place: Place, name: str) -> TagsOut:
 
 def _set(place: Place, name: str, tags: set[str]) -> TagsOut:
     return place(
-        lambda registry: TagsOut(name=name, tags=registry.tags.set(Name.parse(name), tags, actor=getpass.getuser())),
+        lambda registry: TagsOut(name=name, tags=registry.tags.set(Name.parse(name), tags, actor=doer())),
         lambda graft: graft(calls.put(name, tags)),
     )
 
@@ -117,5 +121,7 @@ def _set(place: Place, name: str, tags: set[str]) -> TagsOut:
 def _tell(found: TagsOut, as_json: bool) -> None:
     if as_json:
         print_json(found)
+    elif found.tags:
+        tell(f"{found.name}: {', '.join(found.tags)}")
     else:
-        say(f"{found.name}: {', '.join(found.tags)}" if found.tags else f"{found.name} has no tags.")
+        say(f"{found.name} has no tags.")

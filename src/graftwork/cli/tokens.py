@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-
 import click
 from rich.text import Text
 
@@ -12,6 +10,7 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, print_json, say, show_table, table
 from graftwork.client import tenants as calls
+from graftwork.registry.access import doer
 from graftwork.registry.grants import Grants
 from graftwork.registry.registry import Registry
 
@@ -53,9 +52,7 @@ def create(owner: str, grants: tuple[str, ...], name: str, days: float | None, p
 
     def here(registry: Registry) -> NewTokenOut:
         seconds = None if days is None else days * DAY_SECONDS
-        secret, token = registry.tokens.create(
-            owner, Grants.parse(given), name=name, seconds=seconds, actor=getpass.getuser()
-        )
+        secret, token = registry.tokens.create(owner, Grants.parse(given), name=name, seconds=seconds, actor=doer())
         return NewTokenOut(**TokenOut.of(token).model_dump(), secret=secret)
 
     token = place(here, lambda graft: graft(calls.create_token(owner, given, name=name, days=days)))
@@ -97,7 +94,8 @@ def ls(place: Place, as_json: bool) -> None:
 @tokens.command()
 @click.argument("token_id", metavar="ID", type=int)
 @place_option
-def revoke(token_id: int, place: Place) -> None:
+@json_option
+def revoke(token_id: int, place: Place, as_json: bool) -> None:
     """End a token at once.
 
     \b
@@ -105,7 +103,7 @@ def revoke(token_id: int, place: Place) -> None:
         graft tokens revoke 3
     """
     token = place(
-        lambda registry: TokenOut.of(registry.tokens.revoke(token_id, actor=getpass.getuser())),
+        lambda registry: TokenOut.of(registry.tokens.revoke(token_id, actor=doer())),
         lambda graft: graft(calls.revoke_token(token_id)),
     )
-    say(f"Token {token.id} of {token.owner} is good for nothing now.")
+    print_json(token) if as_json else say(f"Token {token.id} of {token.owner} is good for nothing now.")

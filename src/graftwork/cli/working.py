@@ -39,8 +39,14 @@ def worker(slots: int, kinds: tuple[str, ...], job_memory: int | None, home: Pat
     for kind in kinds:
         kind_named(kind)
     stop = threading.Event()
+    signals: list[int] = []
+
+    def told(number: int, frame: object) -> None:
+        signals.append(number)
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, told)
     logs.configure(settings)
     with Registry.open(settings) as registry:
         threads = [
@@ -53,3 +59,5 @@ def worker(slots: int, kinds: tuple[str, ...], job_memory: int | None, home: Pat
         say(f"Working for {settings.home} (Ctrl-C stops it)")
         for thread in threads:
             thread.join()
+    if signal.SIGINT in signals:
+        raise click.Abort

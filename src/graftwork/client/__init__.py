@@ -3,10 +3,10 @@
     from graftwork.client import Client, adapters, aliases, jobs, uploads
 
     with Client("http://127.0.0.1:8000", token="gw_...") as graft:
-        version = graft(adapters.upload("acme/support", Path("support-lora"), base="acme/llama"))
+        version = graft(adapters.upload("acme/support", "support-lora", base="acme/llama"))
         graft(aliases.move("acme/support", "prod", version.digest))
         merged = graft.wait(graft(jobs.merge(recipe, name="acme/merged")).id)
-        large = graft.run(uploads.send("acme/llama", Path("llama")))
+        large = graft(uploads.send("acme/llama", "llama"))
 
 `AsyncClient` sends the same calls on an event loop. For inference, use any client of OpenAI's API.
 """

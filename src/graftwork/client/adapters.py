@@ -11,15 +11,16 @@ from graftwork.client.call import API, Call
 from graftwork.errors import SourceNotFound
 
 
-def upload(name: str, folder: Path, *, base: str | None = None, alias: str | None = None) -> Call[VersionOut]:
+def upload(name: str, folder: str | Path, *, base: str | None = None, alias: str | None = None) -> Call[VersionOut]:
     """Register the PEFT adapter in `folder` as a version of `ns/name`; the same content again is the same version.
 
     base:  its base's reference; needed unless its configuration names it
     alias: an alias to point at it, once a running server has loaded and probed it
     """
-    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    place = Path(folder)
+    files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else []
     if not files:
-        raise SourceNotFound(source=folder, expected="a folder with an adapter's files")
+        raise SourceNotFound(source=str(folder), expected="a folder with an adapter's files")
     form = {"name": name, "base": base, "alias": alias}
     reader = TypeAdapter(VersionOut)
     return Call(

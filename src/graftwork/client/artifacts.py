@@ -24,6 +24,11 @@ def get(name: str) -> Call[ArtifactOut]:
     return call("GET", artifact_path(name), ArtifactOut)
 
 
+def set_private(name: str, private: bool) -> Call[ArtifactOut]:
+    """Hide an artifact from whoever may not read in its namespace, or show it to all."""
+    return call("PATCH", artifact_path(name), ArtifactOut, json={"private": private})
+
+
 def versions(name: str) -> Call[list[VersionOut]]:
     """The versions of an artifact, newest first."""
     return call("GET", artifact_path(name, "versions"), list[VersionOut])

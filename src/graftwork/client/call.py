@@ -38,7 +38,7 @@ class Call(Generic[T]):
 
 
 Steps = Generator[Call[Any], Any, T]
-"""Calls one after another, each of which is answered before the next: `client.run(steps)` gives what they return."""
+"""Calls one after another, each of which is answered before the next: `client(steps)` gives what they return."""
 
 
 def call(

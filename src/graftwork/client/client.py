@@ -34,8 +34,23 @@ class Client:
     def __init__(self, url: str, token: str | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> None:
         self._http = httpx.Client(base_url=url, headers=_headers(token), timeout=timeout, follow_redirects=True)
 
-    def __call__(self, call: Call[T]) -> T:
-        """Send `call`. Raises what the server answers, and ServerUnreachable."""
+    def __call__(self, asked: Call[T] | Steps[T]) -> T:
+        """What a call answers, or steps return after call upon call.
+
+        Raises what the server answers, ServerUnreachable, and what steps raise.
+        """
+        if isinstance(asked, Call):
+            return self._send(asked)
+        answer: Any = None
+        while True:
+            try:
+                call = asked.send(answer)
+            except StopIteration as ended:
+                result: T = ended.value
+                return result
+            answer = self._send(call)
+
+    def _send(self, call: Call[T]) -> T:
         talk = exchange(call, self._http.base_url)
         pause = next(talk)
         while True:
@@ -51,17 +66,6 @@ class Client:
             except StopIteration as ended:
                 answer: T = ended.value
                 return answer
-
-    def run(self, steps: Steps[T]) -> T:
-        """Send call after call, as `uploads.send` asks for them. Returns what they return, raises what answers do."""
-        answer: Any = None
-        while True:
-            try:
-                call = steps.send(answer)
-            except StopIteration as ended:
-                result: T = ended.value
-                return result
-            answer = self(call)
 
     def pages(self, call: Call[list[T]]) -> Iterator[T]:
         """Everything that a list goes on with, page by page."""
@@ -115,8 +119,20 @@ class AsyncClient:
     def __init__(self, url: str, token: str | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> None:
         self._http = httpx.AsyncClient(base_url=url, headers=_headers(token), timeout=timeout, follow_redirects=True)
 
-    async def __call__(self, call: Call[T]) -> T:
+    async def __call__(self, asked: Call[T] | Steps[T]) -> T:
         """See `Client.__call__`."""
+        if isinstance(asked, Call):
+            return await self._send(asked)
+        answer: Any = None
+        while True:
+            try:
+                call = asked.send(answer)
+            except StopIteration as ended:
+                result: T = ended.value
+                return result
+            answer = await self._send(call)
+
+    async def _send(self, call: Call[T]) -> T:
         talk = exchange(call, self._http.base_url)
         pause = next(talk)
         while True:
@@ -132,17 +148,6 @@ class AsyncClient:
             except StopIteration as ended:
                 answer: T = ended.value
                 return answer
-
-    async def run(self, steps: Steps[T]) -> T:
-        """See `Client.run`."""
-        answer: Any = None
-        while True:
-            try:
-                call = steps.send(answer)
-            except StopIteration as ended:
-                result: T = ended.value
-                return result
-            answer = await self(call)
 
     async def pages(self, call: Call[list[T]]) -> AsyncIterator[T]:
         """See `Client.pages`."""

@@ -27,17 +27,18 @@ def piece(ref: str, path: str, start: int, stop: int) -> Call[bytes]:
     return Call("GET", API + version_path(ref, "files") + f"/{path}", _content, headers=headers)
 
 
-def fetch(ref: str, folder: Path, *, progress: Progress = silent) -> Steps[VersionOut]:
-    """Write a version's files to a folder that is empty or not there yet: `client.run(downloads.fetch(...))`.
+def fetch(ref: str, folder: str | Path, *, progress: Progress = silent) -> Steps[VersionOut]:
+    """Write a version's files to a folder that is empty or not there yet: `client(downloads.fetch(...))`.
 
     Raises OutputExists, DigestMismatch, and what the server answers; then nothing is left.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExists(path=folder)
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputExists(path=target)
     version: VersionOut = yield artifacts.version(ref)
-    parent = folder.absolute().parent
+    parent = target.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=parent, prefix=f".{folder.name}."))
+    aside = Path(tempfile.mkdtemp(dir=parent, prefix=f".{target.name}."))
     try:
         done = 0
         for file in version.files:
@@ -45,10 +46,10 @@ def fetch(ref: str, folder: Path, *, progress: Progress = silent) -> Steps[Versi
             done += file.size
             progress("export", done, version.size)
         aside.chmod(0o755)
-        aside.rename(folder)
+        aside.rename(target)
     except OSError:
-        if folder.exists():
-            raise OutputExists(path=folder) from None
+        if target.exists():
+            raise OutputExists(path=target) from None
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from graftwork.api.schemas.jobs import JobOut
+from graftwork.api.schemas.jobs import JobDetail, JobOut
 from graftwork.api.schemas.versions import VersionOut
 from graftwork.client import artifacts
 from graftwork.client.call import Call, call
@@ -19,6 +19,11 @@ def listing(*, state: str | None = None, kind: str | None = None, limit: int = 1
 def get(job: str) -> Call[JobOut]:
     """One job."""
     return call("GET", f"/jobs/{job}", JobOut)
+
+
+def detail(job: str) -> Call[JobDetail]:
+    """One job, by the beginning of its id too, with the end of its log."""
+    return call("GET", f"/jobs/{job}", JobDetail)
 
 
 def cancel(job: str) -> Call[JobOut]:
@@ -35,6 +40,11 @@ def merge(recipe: str | Mapping[str, Any], *, name: str | None = None, priority:
     """Check a recipe, YAML or the same thing as a mapping, and queue it; `name` is its result's, `ns/name`."""
     given = recipe if isinstance(recipe, str) else dict(recipe)
     return call("POST", "/merges", JobOut, json={"recipe": given, "name": name, "priority": priority})
+
+
+def found_there(job: JobOut) -> bool:
+    """Whether the version that a job made was there before."""
+    return bool((job.result or {}).get("already_there"))
 
 
 def made(job: JobOut) -> Call[VersionOut]:

@@ -26,17 +26,24 @@ def create(
     catch_up: how many of the times that were missed get their job: none, one or all
     overlap:  while an earlier job has not ended: skip, queue or cancel
     """
-    body = {
-        "name": name,
-        "cron": cron,
-        "kind": kind,
-        "payload": dict(payload),
-        "time_zone": time_zone,
-        "catch_up": catch_up,
-        "overlap": overlap,
-        "priority": priority,
-    }
-    return call("POST", "/schedules", ScheduleOut, json=body)
+    body = _body(cron, kind, payload, time_zone, catch_up, overlap, priority)
+    return call("POST", "/schedules", ScheduleOut, json={"name": name, **body})
+
+
+def change(
+    name: str,
+    cron: str,
+    kind: str,
+    payload: Mapping[str, Any],
+    *,
+    time_zone: str = "UTC",
+    catch_up: str = "one",
+    overlap: str = "skip",
+    priority: int = 0,
+) -> Call[ScheduleOut]:
+    """Put all this in the place of what the schedule `ns/name` was; see `create`. The jobs that it made stay."""
+    body = _body(cron, kind, payload, time_zone, catch_up, overlap, priority)
+    return call("PUT", f"/schedules/{name}", ScheduleOut, json=body)
 
 
 def listing(*, limit: int = 100) -> Call[list[ScheduleOut]]:
@@ -72,3 +79,17 @@ def resume(name: str) -> Call[ScheduleOut]:
 def remove(name: str) -> Call[None]:
     """Remove a schedule; the jobs that it made stay."""
     return silent("DELETE", f"/schedules/{name}")
+
+
+def _body(
+    cron: str, kind: str, payload: Mapping[str, Any], time_zone: str, catch_up: str, overlap: str, priority: int
+) -> dict[str, Any]:
+    return {
+        "cron": cron,
+        "kind": kind,
+        "payload": dict(payload),
+        "time_zone": time_zone,
+        "catch_up": catch_up,
+        "overlap": overlap,
+        "priority": priority,
+    }

@@ -60,6 +60,11 @@ def quotas() -> Call[list[QuotaOut]]:
     return call("GET", "/quotas", list[QuotaOut])
 
 
+def quota(namespace: str) -> Call[QuotaOut]:
+    """What a namespace holds and what it may hold."""
+    return call("GET", f"/quotas/{namespace}", QuotaOut)
+
+
 def set_quota(namespace: str, *, max_bytes: int | None = None, max_versions: int | None = None) -> Call[QuotaOut]:
     """Say what a namespace may hold; None for any amount."""
     return call("PUT", f"/quotas/{namespace}", QuotaOut, json={"max_bytes": max_bytes, "max_versions": max_versions})

@@ -49,10 +49,11 @@ def begin(
     kind: str | None = None,
     base: str | None = None,
     aliases: Sequence[str] = (),
+    private: bool = False,
 ) -> Call[UploadOut]:
     """Say what will be sent, and what it is to be registered as."""
     declared = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in files]
-    body = {"name": name, "kind": kind, "base": base, "aliases": list(aliases), "files": declared}
+    body = {"name": name, "kind": kind, "base": base, "aliases": list(aliases), "private": private, "files": declared}
     return call("POST", "/uploads", UploadOut, json=body)
 
 
@@ -86,22 +87,24 @@ def abandon(upload: str) -> Call[None]:
 
 def send(
     name: str,
-    source: Path,
+    source: str | Path,
     *,
     kind: str | None = None,
     base: str | None = None,
     aliases: Sequence[str] = (),
+    private: bool = False,
     progress: Progress = untold,
 ) -> Steps[VersionOut]:
-    """Send a folder or a file in parts and register it as a version of `ns/name`: `client.run(uploads.send(...))`.
+    """Send a folder or a file in parts and register it as a version of `ns/name`: `client(uploads.send(...))`.
 
     What an earlier, interrupted `send` of the same files stored is not sent again. Raises SourceNotFound, what listing
     the files raises, and what the server answers.
     """
-    files = _files(source)
-    if kind is None and is_dataset(source):
+    place = Path(source)
+    files = _files(place)
+    if kind is None and is_dataset(place):
         kind = "dataset"
-    upload = yield from _begun(name, files, kind, base, aliases)
+    upload = yield from _begun(name, files, kind, base, aliases, private)
     there = {file.path: file for file in upload.files}
     done = 0
     progress("upload", done, upload.size)
@@ -116,17 +119,17 @@ def send(
 
 
 def _begun(
-    name: str, files: Sequence[LocalFile], kind: str | None, base: str | None, aliases: Sequence[str]
+    name: str, files: Sequence[LocalFile], kind: str | None, base: str | None, aliases: Sequence[str], private: bool
 ) -> Steps[UploadOut]:
     """The upload of the same that was begun and not ended, with its parts, or a new one."""
     wanted = sorted((file.path, file.size, file.sha256) for file in files)
     for upload in (yield listing()):
         declared = sorted((file.path, file.size, file.sha256) for file in upload.files)
-        same = (upload.name, upload.base, upload.aliases) == (name, base, list(aliases))
+        same = (upload.name, upload.base, upload.aliases, upload.private) == (name, base, list(aliases), private)
         if same and kind in (None, upload.kind) and declared == wanted and upload.version is None:
             begun: UploadOut = yield get(upload.id)
             return begun
-    started: UploadOut = yield begin(name, files, kind=kind, base=base, aliases=aliases)
+    started: UploadOut = yield begin(name, files, kind=kind, base=base, aliases=aliases, private=private)
     return started
 
 

@@ -6,6 +6,7 @@
     │   ├── InvalidReference
     │   ├── InvalidSetting
     │   ├── InvalidRequest
+    │   │   └── ContextLengthExceeded
     │   ├── IdempotencyKeyReused
     │   ├── InvalidSweep
     │   └── InvalidRecipe
@@ -65,6 +66,7 @@
         ├── InputChanged
         ├── StorageFull
         ├── StorageUnavailable
+        ├── DatabaseUnavailable
         ├── HubUnavailable
         ├── AdapterProbeFailed
         ├── LeaseLost
@@ -118,6 +120,7 @@ from graftwork.errors.content import (
 )
 from graftwork.errors.error import GraftworkError
 from graftwork.errors.inputs import (
+    ContextLengthExceeded,
     IdempotencyKeyReused,
     InvalidInput,
     InvalidName,
@@ -148,6 +151,7 @@ from graftwork.errors.operations import (
     AdapterProbeFailed,
     Cancelled,
     CorruptBlob,
+    DatabaseUnavailable,
     DeadlineExceeded,
     HubUnavailable,
     InputChanged,
@@ -168,7 +172,9 @@ __all__ = [
     "ArtifactNotFound",
     "Cancelled",
     "Conflict",
+    "ContextLengthExceeded",
     "CorruptBlob",
+    "DatabaseUnavailable",
     "DeadlineExceeded",
     "DigestMismatch",
     "EngineUnavailable",

@@ -12,7 +12,7 @@ class Unauthorized(GraftworkError):
 
 
 class Forbidden(GraftworkError):
-    """{owner} has no permission to {scope} in the namespace {namespace}."""
+    """{owner} may not do this: it takes a token with the scope {scope} in {namespace} (--grant {namespace}={scope})."""
 
     code = "forbidden"
 

@@ -12,7 +12,7 @@ class Conflict(GraftworkError):
 
 
 class AliasConflict(Conflict):
-    """The alias {alias!r} of {name} is at {actual}, not at {expected}: someone moved it first."""
+    """The alias {alias!r} of {name} is at {actual:.12}, not at {expected:.12}: someone moved it first."""
 
     code = "alias_conflict"
 

@@ -12,7 +12,7 @@ class InvalidContent(GraftworkError):
 
 
 class UnsafeFile(InvalidContent):
-    """{path} is refused: {reason}; weights are accepted as .safetensors only."""
+    """{path} is refused: {reason}."""
 
     code = "unsafe_file"
 
@@ -24,7 +24,7 @@ class InvalidSafetensors(InvalidContent):
 
 
 class InvalidCheckpoint(InvalidContent):
-    """{path} is not a complete checkpoint: {reason}."""
+    """{path} cannot be used: {reason}."""
 
     code = "invalid_checkpoint"
 
@@ -60,7 +60,7 @@ class IncompatibleAdapter(InvalidContent):
 
 
 class IncompatibleModels(InvalidContent):
-    """{model} cannot be merged with {other}: {reason}."""
+    """{model} does not go with {other}: {reason}."""
 
     code = "incompatible_models"
 

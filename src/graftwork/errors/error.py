@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
+from typing import Self
 
 
 class GraftworkError(Exception):
@@ -14,6 +16,15 @@ class GraftworkError(Exception):
         self.fields = fields
         template = inspect.cleandoc(type(self).__doc__ or "").replace("\n", " ")
         super().__init__(template.format(**fields))
+
+    def naming(self, path: Path, name: str) -> Self:
+        """The same failure, which calls `path` by `name` and what is below it by its path from there."""
+
+        def named(value: object) -> object:
+            is_text = isinstance(value, str | Path)
+            return str(value).replace(f"{path}/", "").replace(str(path), name) if is_text else value
+
+        return type(self)(**{field: named(value) for field, value in self.fields.items()})
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.fields)

@@ -35,6 +35,12 @@ class InvalidRequest(InvalidInput):
     code = "invalid_request"
 
 
+class ContextLengthExceeded(InvalidRequest):
+    """{field}: {reason}."""
+
+    code = "context_length_exceeded"
+
+
 class IdempotencyKeyReused(InvalidInput):
     """The Idempotency-Key {key!r} came with another request before: send a key of its own with each request."""
 

@@ -22,6 +22,11 @@ class ArtifactNotFound(NotFound):
 
     code = "artifact_not_found"
 
+    def __init__(self, **fields: object) -> None:
+        super().__init__(**fields)
+        if "similar" in fields:
+            self.args = (f"{str(self).rstrip('.')}, but there is {fields['similar']}.",)
+
 
 class RevisionNotFound(NotFound):
     """{name} has no alias or version {revision!r}; it has {known}."""
@@ -66,7 +71,7 @@ class UploadNotFound(NotFound):
 
 
 class ModelNotFound(NotFound):
-    """The model {model!r} cannot be served: {reason}."""
+    """The model {model!r} cannot answer: {reason}."""
 
     code = "model_not_found"
 

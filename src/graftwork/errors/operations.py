@@ -41,6 +41,12 @@ class StorageFull(OperationFailed):
     code = "storage_full"
 
 
+class DatabaseUnavailable(OperationFailed):
+    """The database does not answer; try again in a moment."""
+
+    code = "database_unavailable"
+
+
 class StorageUnavailable(OperationFailed):
     """The object storage did not {action} {place}: {reason}."""
 

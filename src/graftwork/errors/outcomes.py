@@ -12,6 +12,7 @@ from graftwork.errors.inputs import InvalidInput
 from graftwork.errors.lookup import NotFound, VersionWithdrawn
 from graftwork.errors.operations import (
     Cancelled,
+    DatabaseUnavailable,
     DeadlineExceeded,
     HubUnavailable,
     OperationFailed,
@@ -46,6 +47,7 @@ OUTCOMES: dict[type[GraftworkError], Outcome] = {
     OperationFailed: Outcome(500, 1),
     StorageFull: Outcome(507, 1),
     StorageUnavailable: Outcome(503, 1),
+    DatabaseUnavailable: Outcome(503, 1),
     HubUnavailable: Outcome(502, 1),
 }
 
