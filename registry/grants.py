@@ -60,11 +60,6 @@ class Grants:
             return None
         return frozenset(named for named in self.scopes if any(self.allow(scope, named) for scope in scopes))
 
-    @property
-    def readable(self) -> frozenset[str] | None:
-        """The namespaces whose private artifacts may be read, in lower case; None for all of them."""
-        return self.where((Scope.READ,))
-
 
 ALL = Grants({EVERYWHERE: frozenset({Scope.ADMIN})})
 """Everything, everywhere."""

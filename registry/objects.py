@@ -130,10 +130,6 @@ class Objects:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def has_part(self, oid: str, number: int) -> bool:
-        """Whether a part has come."""
-        return (self._parts(oid) / str(number)).is_file()
-
     def forget(self, oid: str) -> None:
         """Remove a file that is in the blob store by now."""
         (self._folder / oid).unlink(missing_ok=True)

@@ -4,7 +4,6 @@ or, as the Hub does it, in parts."""
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +11,7 @@ from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.requests import ClientDisconnect, Request
 
+from graftwork.api.bodies import batches
 from graftwork.api.hub import signing
 from graftwork.api.hub.bodies import parse_object, read_body, size_of
 from graftwork.api.hub.call import Call
@@ -23,7 +23,6 @@ from graftwork.registry.refs import Name
 
 PART_BYTES = 100_000_000
 MAX_OBJECTS = 1000
-BATCH_BYTES = 1 << 20
 OID = re.compile(r"[0-9a-f]{64}")
 MEDIA_TYPE = "application/vnd.git-lfs+json"
 UPLOAD = "upload"
@@ -110,22 +109,10 @@ async def complete(call: Call) -> Response:
 
 async def _fill(incoming: Incoming, request: Request) -> None:
     try:
-        async for data in _batches(request.stream()):
+        async for data in batches(request.stream()):
             await run_in_threadpool(incoming.write, data)
     except ClientDisconnect:
         raise InvalidRequest(field="body", reason="the client went away before it was complete") from None
-
-
-async def _batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in pieces worth a trip to a worker thread."""
-    gathered = bytearray()
-    async for chunk in chunks:
-        gathered += chunk
-        if len(gathered) >= BATCH_BYTES:
-            yield bytes(gathered)
-            gathered.clear()
-    if gathered:
-        yield bytes(gathered)
 
 
 def xet(call: Call) -> Response:

@@ -29,7 +29,6 @@ MAX_OPERATIONS = 20_000
 COMMIT_FILES = 8
 """A commit may be as large as so many of the largest files that it can carry."""
 LINE_OVERHEAD = 16_384
-BATCH_BYTES = 1 << 20
 REGULAR, LFS = "regular", "lfs"
 MIN_PARENT = 7
 
