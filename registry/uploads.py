@@ -204,8 +204,12 @@ class Uploads:
         with self._database.read() as session:
             return [_upload(row, {}) for row in session.scalars(query)]
 
-    def sweep(self, seconds: float) -> int:
-        """Delete what was left alone for `seconds`, and folders that belong to no upload. Returns how many."""
+    def sweep(self, seconds: float, *, orphan_seconds: float = ORPHAN_SECONDS) -> int:
+        """Delete what was left alone for `seconds`, and folders that belong to no upload. Returns how many.
+
+        A folder is there before its upload is entered and after that is forgotten: `orphan_seconds` must be longer than
+        a request takes, wherever requests may be under way.
+        """
         swept = 0
         for upload_id in [upload.id for upload in self.stale(seconds)]:
             try:
@@ -216,7 +220,7 @@ class Uploads:
                 continue
             except UploadNotFound:
                 self._forget_row(upload_id)
-        return swept + self._sweep_orphans()
+        return swept + self._sweep_orphans(orphan_seconds)
 
     def keep_swept(self, seconds: float, stop: threading.Event) -> None:
         """Sweep now and then until `stop` is set. A database that cannot be reached for a while does not end it."""
@@ -229,17 +233,16 @@ class Uploads:
                 logger.exception("uploads that nobody goes on with cannot be deleted; trying again")
             stop.wait(SWEEP_SECONDS)
 
-    def _sweep_orphans(self) -> int:
+    def _sweep_orphans(self, seconds: float) -> int:
         """Folders whose upload was never entered, or whose deletion was cut short."""
         if not self._root.is_dir():
             return 0
+        old = time.time() - seconds
+        with os.scandir(self._root) as entries:
+            folders = [Path(entry.path) for entry in entries if _changed(entry) < old]
         with self._database.read() as session:
             known = set(session.scalars(select(UploadRow.id)))
-        old = time.time() - ORPHAN_SECONDS
-        orphans = [path for path in self._root.iterdir() if path.name not in known and path.lstat().st_mtime < old]
-        for folder in orphans:
-            shutil.rmtree(folder, ignore_errors=True)
-        return len(orphans)
+        return sum(_remove(folder) for folder in folders if folder.name not in known)
 
     def _forget(self, upload_id: str, folder: Path, *, untouched: float | None = None) -> None:
         with self._database.write() as session:
@@ -250,7 +253,7 @@ class Uploads:
                 raise UploadConflict(id=upload_id, reason="somebody went on with it")
             session.execute(delete(UploadPartRow).where(UploadPartRow.upload_id == upload_id))
             session.delete(row)
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
     @staticmethod
     def _touch(session: Session, upload_id: str) -> None:
@@ -277,6 +280,26 @@ class Uploads:
         with self._database.write() as session:
             session.execute(delete(UploadPartRow).where(UploadPartRow.upload_id == upload_id))
             session.execute(delete(UploadRow).where(UploadRow.id == upload_id))
+
+
+def _changed(entry: os.DirEntry[str]) -> float:
+    """When a folder last changed; never, once another process has removed it."""
+    try:
+        return entry.stat(follow_symlinks=False).st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def _remove(folder: Path) -> bool:
+    """Remove the folder of an upload that is forgotten. What cannot go now is an orphan for the next sweep."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:  # another process removes it
+        return False
+    except OSError as error:
+        logger.warning("files of an upload that is gone stay behind: %s", error)
+        return False
+    return True
 
 
 def _upload(row: UploadRow, parts: Mapping[str, Mapping[int, str]]) -> Upload:

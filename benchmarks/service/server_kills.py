@@ -263,7 +263,7 @@ def inspect(registry: Registry, log: Log) -> list[str]:
             wrong.append(f"{name} has the aliases {dict(artifact.aliases)}")
     wrong += [f"{name} was answered and is not there" for name in sorted(log.finished - seen)]
     wrong += [f"{name} never came through" for name in sorted(log.sent.keys() - log.finished)]
-    registry.uploads.sweep(0.0)
+    registry.uploads.sweep(0.0, orphan_seconds=0.0)
     if left := [path for path in (registry.home / "uploads").iterdir() if any(path.iterdir())]:
         wrong.append(f"{len(left)} uploads left files")
     return wrong

@@ -84,7 +84,7 @@ def test_metrics_count_requests_by_the_routes_templates(client: httpx.Client, re
     client.get("/api/v1/artifacts/tiny/base")
     client.get("/api/v1/artifacts/tiny/nothing")
     client.get("/nowhere/at/all")
-    client.post("/v1/completions", json={"model": "tiny/base", "prompt": "ab", "max_tokens": 2})
+    client.post("/v1/completions", json={"model": "tiny/base", "prompt": "ab", "max_tokens": 2, "ignore_eos": True})
     registry.jobs.enqueue("unknown", {})
     found = metrics(client)
     requests = found["graftwork_http_requests_total"]

@@ -109,7 +109,14 @@ def planned(recipe: Recipe, settings: Settings) -> Plan:
 
 def workers() -> list[psutil.Process]:
     """The processes of the actors that compute."""
-    return [each for each in psutil.Process().children(recursive=True) if each.name().startswith("ray::Worker")]
+
+    def computes(process: psutil.Process) -> bool:
+        try:
+            return process.name().startswith("ray::Worker")
+        except psutil.NoSuchProcess:  # it ended after it was listed
+            return False
+
+    return [each for each in psutil.Process().children(recursive=True) if computes(each)]
 
 
 @pytest.mark.parametrize(
