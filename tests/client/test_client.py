@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from graftwork.api.app import create_app
+from graftwork.api.schemas.schedules import ScheduleChange
 from graftwork.api.server import running
 from graftwork.client import (
     AsyncClient,
@@ -44,6 +45,7 @@ from graftwork.errors import (
 from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.schedules import Overlap
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.tiny import tiny_family
@@ -277,10 +279,11 @@ def test_what_comes_back_damaged_is_refused(graft: Client, tmp_path: Path) -> No
 
 def test_a_schedule_and_an_evaluation_by_the_client(graft: Client, tmp_path: Path) -> None:
     payload = {"name": "merged/nightly", "recipe": RECIPE}
-    made = graft(schedules.create("acme/nightly", "30 2 * * *", "merge", payload, overlap="queue"))
+    nightly = ScheduleChange(cron="30 2 * * *", kind="merge", payload=payload, overlap=Overlap.QUEUE)
+    made = graft(schedules.create("acme/nightly", nightly))
     assert (made.overlap, made.enabled) == ("queue", True)
     assert [schedule.name for schedule in graft.pages(schedules.listing(limit=1))] == ["acme/nightly"]
-    assert graft(schedules.change("acme/nightly", "0 4 * * *", "merge", payload)).cron == "0 4 * * *"
+    assert graft(schedules.change("acme/nightly", nightly.model_copy(update={"cron": "0 4 * * *"}))).cron == "0 4 * * *"
     assert graft(schedules.pause("acme/nightly")).enabled is False
     assert graft(schedules.resume("acme/nightly")).enabled is True
     job = graft(schedules.run("acme/nightly"))

@@ -137,7 +137,7 @@ def fire(registry: Registry, template: MergeTemplate) -> Fired:
     return Fired(order.model_dump(mode="json"), skipped)
 
 
-def check(registry: Registry, template: MergeTemplate) -> None:
+def check(registry: Registry, settings: Settings, template: MergeTemplate) -> None:
     """Raise what is wrong with the recipe and its method, with what they name, and with the gate."""
     recipe = check_recipe(template.recipe)
     selection = selection_of(template.recipe)
@@ -149,7 +149,7 @@ def check(registry: Registry, template: MergeTemplate) -> None:
     else:
         select(registry, selection.query)
     if template.gate is not None:
-        check_measured(registry, template.gate, [template.gate.metric])
+        check_measured(registry, settings, template.gate, [template.gate.metric])
 
 
 def note(registry: Registry, template: MergeTemplate) -> str | None:
