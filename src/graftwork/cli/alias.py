@@ -146,10 +146,14 @@ def history(name: str, alias: str, place: Place, as_json: bool) -> None:
         return
     grid = table("moved", "from", "to", "by", "reason")
     for move in moves:
-        grid.add_row(
-            f"{move.moved_at:%Y-%m-%d %H:%M:%S}", digest(move.before), digest(move.after), move.actor, move.reason
-        )
+        before, after = _version(move.before_ref, move.before), _version(move.after_ref, move.after)
+        grid.add_row(f"{move.moved_at:%Y-%m-%d %H:%M:%S}", before, after, move.actor, move.reason)
     show_table(grid)
+
+
+def _version(ref: str | None, content: str | None) -> Text:
+    number = "" if ref is None else f"{ref.rpartition('@')[2]} "
+    return Text.assemble((number, "bold"), digest(content))
 
 
 def _revision(name: str, text: str) -> str:
