@@ -14,7 +14,7 @@ from graftwork.api.bodies import content_digest, discard, receive_part, stream_o
 from graftwork.api.deps import Services, ServicesDep
 from graftwork.api.registration import Order, describe, kind_of, limit_of, move_aliases, register
 from graftwork.api.schemas.uploads import PartOut, UploadOut, UploadRequest
-from graftwork.api.schemas.versions import VersionOut
+from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.api.uploads import FILE_NAME
 from graftwork.errors import SourceNotFound, TooLarge, UnsafeFile, UploadNotFound
 from graftwork.registry.formats.folder import MAX_PATH, Spellings, check_kind
@@ -36,7 +36,7 @@ PART_BODY: dict[str, Any] = {
 }
 STORED: dict[int | str, dict[str, Any]] = {200: {"description": "It was stored already.", "model": PartOut}}
 REGISTERED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The same content is there already.", "model": VersionOut}
+    200: {"description": "The same content is there already.", "model": RegisteredOut}
 }
 ContentDigest = Annotated[
     str,
@@ -117,7 +117,9 @@ async def put_part(
 
 
 @router.post("/{upload_id}/complete", status_code=201, responses=REGISTERED)
-def complete_upload(upload_id: str, response: Response, services: ServicesDep, principal: PrincipalDep) -> VersionOut:
+def complete_upload(
+    upload_id: str, response: Response, services: ServicesDep, principal: PrincipalDep
+) -> RegisteredOut:
     """Check the files and register them as a version; once that is done, asking again gives the same answer.
 
     An upload that is refused stays as it is until it is deleted or expires.
@@ -143,8 +145,7 @@ def complete_upload(upload_id: str, response: Response, services: ServicesDep, p
         if not upload.is_done:
             move_aliases(services, principal, version, order.aliases)
             registry.uploads.finish(upload_id)
-    describe(response, version, is_new=is_new)
-    return VersionOut.of(version)
+    return describe(response, version, is_new=is_new)
 
 
 @router.delete("/{upload_id}", status_code=204)

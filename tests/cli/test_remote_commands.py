@@ -147,7 +147,11 @@ def test_a_folder_is_pushed_in_parts_and_comes_back(there: Run, here: Run, famil
     pushed = json.loads(out)
     assert pushed["digest"] == json.loads(here("show", "tiny/ft0", "--json")[1])["digest"]
     assert json.loads(here("show", "up/ft0@prod", "--json")[1])["number"] == 1
-    assert there("import", model, "--name", "up/ft0", "--base", "tiny/base")[2].startswith("up/ft0@v1 (checkpoint, ")
+    again = ("import", model, "--name", "up/ft0", "--base", "tiny/base")
+    assert there(*again)[2].startswith("up/ft0@v1 (checkpoint, ")
+    assert there(*again)[2].endswith(" (already there)\n")
+    assert json.loads(there(*again, "--json")[1]) == json.loads(here(*again, "--json")[1])
+    assert (pushed["already_there"], json.loads(here(*again, "--json")[1])["already_there"]) == (False, True)
     folder = tmp_path / "back"
     assert there("export", "up/ft0@prod", folder)[2].startswith(f"up/ft0@v1 is in {folder}: ")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {

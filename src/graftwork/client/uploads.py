@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftwork.api.schemas.uploads import PartOut, UploadFileOut, UploadOut
-from graftwork.api.schemas.versions import VersionOut
+from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.client.call import Call, Steps, call, silent
 from graftwork.errors import SourceNotFound
 from graftwork.progress import Progress
@@ -75,9 +75,9 @@ def put_part(upload: str, path: str, number: int, content: bytes) -> Call[PartOu
     return call("PUT", place, PartOut, content=content, headers=headers)
 
 
-def complete(upload: str) -> Call[VersionOut]:
+def complete(upload: str) -> Call[RegisteredOut]:
     """Register what was sent."""
-    return call("POST", f"/uploads/{upload}/complete", VersionOut)
+    return call("POST", f"/uploads/{upload}/complete", RegisteredOut)
 
 
 def abandon(upload: str) -> Call[None]:
@@ -94,7 +94,7 @@ def send(
     aliases: Sequence[str] = (),
     private: bool = False,
     progress: Progress = untold,
-) -> Steps[VersionOut]:
+) -> Steps[RegisteredOut]:
     """Send a folder or a file in parts and register it as a version of `ns/name`: `client(uploads.send(...))`.
 
     What an earlier, interrupted `send` of the same files stored is not sent again. Raises SourceNotFound, what listing
@@ -114,7 +114,7 @@ def send(
                 yield put_part(upload.id, file.path, number, file.part(number, upload.part_bytes))
             done += size
             progress("upload", done, upload.size)
-    version: VersionOut = yield complete(upload.id)
+    version: RegisteredOut = yield complete(upload.id)
     return version
 
 
