@@ -79,7 +79,7 @@ class Kind:
             return form.model_validate(payload)
         except ValidationError as error:
             problem = first_problem(error)
-            where = ".".join(str(part) for part in problem["loc"]) or "payload"
+            where = ".".join(["payload", *map(str, problem["loc"])])
             raise InvalidRequest(field=where, reason=reason_of(problem, form)) from None
 
 

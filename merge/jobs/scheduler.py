@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from graftwork.errors import DatabaseUnavailable, GraftworkError
 from graftwork.merge.jobs.kind import kind_named
+from graftwork.merge.jobs.submit import require_target
 from graftwork.registry.access import acting_for
 from graftwork.registry.jobs import Ended, Job, State
 from graftwork.registry.refs import Name
@@ -104,6 +105,7 @@ def _checked(registry: Registry, settings: Settings, recurrence: Recurrence) -> 
     """The same with the payload as it is kept."""
     kind = kind_named(recurrence.kind)
     template = kind.parse_template(recurrence.payload)
+    require_target(template)
     if kind.check is not None:
         kind.check(registry, settings, template)
     return replace(recurrence, payload=template.model_dump(mode="json", by_alias=True, exclude_unset=True))

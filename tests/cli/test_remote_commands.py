@@ -321,3 +321,44 @@ def test_a_private_import_goes_through_a_server(there: Run, here: Run, tmp_path:
     assert json.loads(there("show", "hidden/texts", "--json")[1])["private"]
     assert json.loads(there("public", "hidden/texts", "--json")[1])["private"] is False
     assert there("private", "hidden/texts") == here("private", "hidden/texts")
+
+
+def test_what_is_wrong_is_told_of_the_option_that_said_it(
+    there: Run, here: Run, family: Family, recipe: Path, tmp_path: Path
+) -> None:
+    adapter, reason = family.adapters["adapter0"], "x" * 2001
+    for arguments, told in (
+        (("import", adapter, "--name", "wrong/a"), "--base: adapter_config.json says"),
+        (("import", adapter, "--name", "wrong/a", "--base", "tiny/base", "--kind", "dataset"), "--kind: "),
+        (("evaluate", "tiny/base", "--dataset", "tiny/ft0"), "--dataset: tiny/ft0@v1 is a checkpoint"),
+        (("evaluate", "tiny/base", "--evaluator", "x"), "--evaluator: the operator"),
+        (("alias", "set", "tiny/a", "x", "tiny/b@v1"), "REVISION: 'tiny/b@v1' is no version of tiny/a"),
+        (("tokens", "create", "ada", "--grant", "tiny=fly"), "--grant"),
+        (("quotas", "set", "tiny", "--versions", 2**63), "--versions: expected"),
+        (("quotas", "set", "tiny", "--bytes", 2**63), "--bytes: expected"),
+        (("tags", "add", "noslash", "x"), "'noslash' is not a valid name: NAMESPACE/NAME"),
+        (("private", "noslash"), "'noslash' is not a valid name: NAMESPACE/NAME"),
+        (("schedules", "show", "noslash"), "'noslash' is not a valid name: NAMESPACE/NAME"),
+        (("extract", "tiny/ft0", "--base", "tiny/base", "--name", "wrong/e", "--alias", "v3"), "'v3' is not a valid"),
+    ):
+        for place in (here, there):
+            code, out, err = place(*arguments)
+            assert (code, out, err.startswith(f"error: {told}")) == (2, "", True), err
+    assert there("alias", "rm", "tiny/a", "prod", "--reason", reason)[2].startswith("error: --reason: expected at most")
+    assert there("jobs", "ls", "--limit", 100_000)[2].startswith("error: --limit: expected less than")
+    assert there("import", "hf:x", "--name", "wrong/a")[2] == (
+        "error: SOURCE: 'hf:x' is not hf:ORG/NAME or hf:ORG/NAME@REVISION.\n"
+    )
+    assert there("merge", recipe, "--name", "wrong/m", "--alias", "v3")[2].startswith(
+        "error: 'v3' is not a valid alias"
+    )
+    file = tmp_path / "nightly.yaml"
+    payload: dict[str, Any] = {"name": "noslash", "recipe": json.loads(recipe.read_text())}
+    for change, told in (
+        ({}, "'noslash' is not a valid name"),
+        ({"recipe": None}, "payload.recipe: expected an object"),
+    ):
+        schedule = {"name": "wrong/n", "cron": "0 3 * * *", "kind": "merge", "payload": payload | change}
+        file.write_text(json.dumps(schedule))
+        for place in (here, there):
+            assert place("schedules", "create", file)[2].startswith(f"error: {told}")

@@ -21,7 +21,7 @@ from graftwork.merge.method import find_method
 from graftwork.merge.models.sources import HUB, Finder
 from graftwork.merge.modifiers.lines import find_lines
 from graftwork.merge.plan import plan
-from graftwork.merge.publish import artifact_name, publish
+from graftwork.merge.publish import publish, target_of
 from graftwork.merge.recipe import Recipe, digest, load_recipe
 from graftwork.registry.access import require
 from graftwork.registry.grants import Scope
@@ -74,7 +74,7 @@ def submit_merge(
     References are pinned to the versions they mean now, and a recipe over versions is planned, so what is wrong with
     it is raised here, as `plan` does; what is on the Hub is fetched by the worker. Folders are not accepted as models.
     """
-    target = artifact_name(recipe, name)
+    target = target_of(recipe, name)
     require(Scope.WRITE, target.namespace)
     pinned = pin(recipe, Finder(registry, paths=False))
     if not any(reference.startswith(HUB) for reference in _references(pinned)):
