@@ -63,9 +63,14 @@ def test_turns_are_taken_as_clients_send_them_back(openai_client: openai.OpenAI)
     answer = openai_client.chat.completions.create(model="tiny/base", **CHAT)
     said = answer.choices[0].message
     first = {"role": "user", "content": "abc", "name": "ada"}
-    more = {"tool_calls": [], "annotations": [], "reasoning_content": None, "provider_specific_fields": None}
+    more: dict[str, Any] = {
+        "tool_calls": [],
+        "annotations": [],
+        "reasoning_content": None,
+        "provider_specific_fields": None,
+    }
     last = {"role": "tool", "content": "d", "tool_call_id": "call_1"}
-    turns = [[first, {"role": "assistant", "content": said.content}, last]]
+    turns: Any = [[first, {"role": "assistant", "content": said.content}, last]]
     turns += [[first, turn, last] for turn in (said, said.model_dump(), said.model_dump() | more)]
     replies = [
         openai_client.chat.completions.create(model="tiny/base", max_tokens=4, temperature=0, messages=messages)

@@ -218,6 +218,42 @@ def test_an_extraction_is_waited_for(there: Run, here: Run) -> None:
     assert there(*asked, "--name", "extracted/b")[2].endswith("(already there)\n")
 
 
+def test_a_sweep_is_waited_for_and_its_best_point_registered(there: Run, here: Run, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "one two three"}\n')
+    assert there("import", texts, "--name", "swept/texts")[0] == 0
+    (tmp_path / "linear.json").write_text(
+        json.dumps({"merge_method": "linear", "models": [{"model": f"tiny/{name}"} for name in ("base", "ft0")]})
+    )
+    sweep: dict[str, Any] = {
+        "recipe": str(tmp_path / "linear.json"),
+        "grid": {"models[1].parameters.weight": [0.0, 0.5]},
+    }
+    judge = {"dataset": "swept/texts", "metric": "perplexity"}
+    file = tmp_path / "sweep.yaml"
+
+    def ask(evaluate: dict[str, Any], *more: str) -> Any:
+        file.write_text(json.dumps({**sweep, "evaluate": evaluate}))
+        return there("sweep", file, *more)
+
+    code, out, err = ask(judge, "--name", "swept/best", "--alias", "prod")
+    assert (code, out.startswith("swept/best@v1 is the best of 2 points, with perplexity ")) == (0, True), err
+    best = json.loads(here("show", "swept/best@prod", "--json")[1])
+    again = json.loads(ask(judge, "--name", "swept/best", "--json")[1])
+    assert (again["ref"], again["digest"], again["already_there"]) == ("swept/best@v1", best["digest"], True)
+    assert again["values"].keys() == sweep["grid"].keys()
+    for evaluate, more, told in (
+        (judge, (), "give --name"),
+        (judge, ("--name", "swept/best", "--out", "x"), "--out does not go through a server"),
+        ({"command": ["true", "{model}"], "metric": "x"}, ("--name", "swept/best"), "a server does not run it"),
+        ({**judge, "metric": "x"}, ("--name", "swept/best"), "it has perplexity"),
+        ({"evaluator": "x", "metric": "x"}, ("--name", "swept/best"), "configured no 'x'"),
+    ):
+        code, out, err = ask(evaluate, *more)
+        assert (code, out, told in err) == (2, "", True), err
+    assert "--name and --alias are for a sweep through a server" in here("sweep", file, "--name", "swept/x")[2]
+
+
 def test_schedules_are_made_run_and_removed(there: Run, here: Run, recipe: Path, tmp_path: Path) -> None:
     file = tmp_path / "nightly.yaml"
     payload = {"name": "merged/nightly", "recipe": json.loads(recipe.read_text())}
@@ -282,7 +318,7 @@ LOCAL = [
     ("adapters", "inspect", "tiny/a"),
     ("extract", "tiny/ft0", "out", "--base", "tiny/base"),
     ("experts", "create", "x/y", "--member", "tiny/a"),
-    ("sweep", "sweep.yaml"),
+    ("sweep", "sweep.yaml", "--out", "best"),
     ("merge", "recipe.yaml", "out"),
     ("merge", "recipe.yaml", "--plan"),
     ("merge", "recipe.yaml", "--threads", "2"),
