@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftwork.api.schemas.uploads import PartOut, UploadFileOut, UploadOut
+from graftwork.api.schemas.uploads import PartOut, PartUrlOut, UploadFileOut, UploadOut
 from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.client.call import Call, Steps, call, silent
 from graftwork.errors import SourceNotFound
@@ -17,6 +17,8 @@ from graftwork.progress import silent as untold
 from graftwork.registry.formats.dataset import is_dataset
 from graftwork.registry.formats.folder import list_files
 
+LEAST_AWAY = 1 << 20
+"""Bytes of a part that is worth two more requests, so as not to go through the server."""
 EXPECTED = "a checkpoint folder, a PEFT adapter folder, or a .safetensors or .jsonl file"
 
 
@@ -75,6 +77,16 @@ def put_part(upload: str, path: str, number: int, content: bytes) -> Call[PartOu
     return call("PUT", place, PartOut, content=content, headers=headers)
 
 
+def part_url(upload: str, path: str, number: int, sha256: str) -> Call[PartUrlOut]:
+    """Ask for a URL at the registry's object storage to PUT one part to; `url` is None where there is none."""
+    return call("POST", f"/uploads/{upload}/files/{path}/parts/{number}/url", PartUrlOut, json={"sha256": sha256})
+
+
+def part_arrived(upload: str, path: str, number: int, sha256: str) -> Call[PartOut]:
+    """Say that a part is at its URL."""
+    return call("POST", f"/uploads/{upload}/files/{path}/parts/{number}/arrived", PartOut, json={"sha256": sha256})
+
+
 def complete(upload: str) -> Call[RegisteredOut]:
     """Register what was sent."""
     return call("POST", f"/uploads/{upload}/complete", RegisteredOut)
@@ -106,16 +118,32 @@ def send(
         kind = "dataset"
     upload = yield from _begun(name, files, kind, base, aliases, private)
     there = {file.path: file for file in upload.files}
-    done = 0
+    done, is_away = 0, True
     progress("upload", done, upload.size)
     for file in files:
         for number, size in _parts(there[file.path], upload.part_bytes):
             if number not in {part.number for part in there[file.path].stored}:
-                yield put_part(upload.id, file.path, number, file.part(number, upload.part_bytes))
+                content = file.part(number, upload.part_bytes)
+                is_large = size >= LEAST_AWAY
+                if is_large and is_away:
+                    is_away = yield from _leave(upload.id, file.path, number, content)
+                if not (is_large and is_away):
+                    yield put_part(upload.id, file.path, number, content)
             done += size
             progress("upload", done, upload.size)
     version: RegisteredOut = yield complete(upload.id)
     return version
+
+
+def _leave(upload: str, path: str, number: int, content: bytes) -> Steps[bool]:
+    """Leave a part at the registry's object storage; False where it has to go to the server."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    told: PartUrlOut = yield part_url(upload, path, number, sha256)
+    if told.url is None:
+        return False
+    yield Call("PUT", told.url, lambda response: None, content=content, headers=told.headers)
+    yield part_arrived(upload, path, number, sha256)
+    return True
 
 
 def _begun(
