@@ -300,3 +300,11 @@ def test_a_schedule_and_an_evaluation_by_the_client(graft: Client, tmp_path: Pat
     found = graft(evaluations.listing("tiny/base"))
     assert done.result is not None
     assert done.result["metrics"] == {each.metric: each.value for each in found if each.dataset == "eval/texts@v1"}
+
+
+def test_large_parts_go_to_a_server_that_has_no_object_storage(
+    graft: Client, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "LEAST_AWAY", 1)
+    sent = graft(uploads.send("up/large", family.adapters["adapter0"], base="tiny/base"))
+    assert {file.path for file in sent.files} >= {"adapter_config.json", "adapter_model.safetensors"}
