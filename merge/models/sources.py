@@ -114,7 +114,7 @@ class Finder:
         model, _, second = reference.rpartition("+")
         whole, adapter = self.find(model), self.find(second)
         if whole.is_adapter or whole.adapter is not None or not adapter.is_adapter:
-            raise InvalidRecipe(where=reference, reason="expected a whole model, a + and one LoRA adapter")
+            raise InvalidRecipe(where=reference, reason="expected a whole model, a + and one adapter")
         return replace(whole, label=reference, adapter=adapter)
 
     def version(self, reference: str) -> Version | None:
