@@ -38,6 +38,9 @@ __all__ = ["DTYPES", "ModelEntry", "Recipe", "SliceEntry", "did_you_mean", "dige
 NOT_YET = {"evaluate": "evaluation after a merge"}
 KEYWORDS = frozenset({"union", "base"})
 """What a tokenizer's source may be that is no model."""
+CONTAINERS = (Mapping, list, tuple)
+MAX_DEPTH = 64
+"""Mappings and lists in each other; pydantic writes no more than some 200."""
 NOT_PART_OF_IT: dict[str, Any] = {
     "output": {"name", "aliases"},
     "steps": {"__all__": {"output": {"name", "aliases"}}},
@@ -197,6 +200,8 @@ def _validated(raw: Any) -> Recipe:
         for step in steps:
             _validated(step)
         json.dumps(raw, default=str, ensure_ascii=False).encode()
+        if _is_deeper(raw, MAX_DEPTH):
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     except UnicodeEncodeError:
         raise InvalidRecipe(where="the top", reason="it holds text that is not Unicode") from None
     except (RecursionError, ValueError, TypeError) as error:
@@ -205,6 +210,15 @@ def _validated(raw: Any) -> Recipe:
         return Recipe.model_validate(flatten_modules(raw))
     except ValidationError as error:
         raise _first_problem(error) from None
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether mappings and lists lie in each other more than `levels` deep."""
+    layer = [value]
+    for _ in range(levels + 1):
+        held = [item.values() if isinstance(item, Mapping) else item for item in layer if isinstance(item, CONTAINERS)]
+        layer = [item for items in held for item in items]
+    return any(isinstance(item, CONTAINERS) for item in layer)
 
 
 def _joined(documents: list[Recipe]) -> Recipe:
