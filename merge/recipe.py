@@ -200,12 +200,12 @@ def _validated(raw: Any) -> Recipe:
         for step in steps:
             _validated(step)
         json.dumps(raw, default=str, ensure_ascii=False).encode()
-        if _is_deeper(raw, MAX_DEPTH):
-            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     except UnicodeEncodeError:
         raise InvalidRecipe(where="the top", reason="it holds text that is not Unicode") from None
     except (RecursionError, ValueError, TypeError) as error:
         raise InvalidRecipe(where="the top", reason=f"it is not a document ({error})") from None
+    if _is_deeper(raw, MAX_DEPTH):
+        raise InvalidRecipe(where="the top", reason=f"it is nested more than {MAX_DEPTH} levels deep")
     try:
         return Recipe.model_validate(flatten_modules(raw))
     except ValidationError as error:
@@ -215,7 +215,7 @@ def _validated(raw: Any) -> Recipe:
 def _is_deeper(value: Any, levels: int) -> bool:
     """Whether mappings and lists lie in each other more than `levels` deep."""
     layer = [value]
-    for _ in range(levels + 1):
+    for _ in range(levels):
         held = [item.values() if isinstance(item, Mapping) else item for item in layer if isinstance(item, CONTAINERS)]
         layer = [item for items in held for item in items]
     return any(isinstance(item, CONTAINERS) for item in layer)
