@@ -18,11 +18,11 @@ from graftwork.merge.rebuild.recipes import references_of
 from graftwork.merge.recipe import ModelEntry, Recipe, digest, load_recipe
 from graftwork.merge.steps import carried_out
 from graftwork.progress import Progress, silent
-from graftwork.registry.access import doer
-from graftwork.registry.importer import Also, import_staged
+from graftwork.registry.access.access import doer
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Parent, Relation, Version
+from graftwork.registry.transfer.importer import Also, import_staged
+from graftwork.registry.versions.version import Kind, Parent, Relation, Version
 from graftwork.settings import Settings
 
 

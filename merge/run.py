@@ -14,7 +14,7 @@ from graftwork.progress import Progress, silent
 from graftwork.settings import Settings
 
 if TYPE_CHECKING:
-    from graftwork.registry.catalog import Version
+    from graftwork.registry.catalog.catalog import Version
     from graftwork.registry.registry import Registry
 
 

@@ -12,7 +12,7 @@ from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.api.schemas.schedules import ScheduleChange, ScheduleOut, ScheduleRequest
 from graftwork.merge.jobs import scheduler
-from graftwork.registry.cron import Cron
+from graftwork.registry.jobs.cron import Cron
 from graftwork.registry.refs import Name
 
 router = APIRouter(prefix="/schedules", tags=["schedules"])

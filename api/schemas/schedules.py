@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.schedules import CatchUp, Overlap, Schedule
+from graftwork.registry.jobs.schedules import CatchUp, Overlap, Schedule
 
 EXAMPLE = {
     "name": "acme/merged",

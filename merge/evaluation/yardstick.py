@@ -11,8 +11,8 @@ from graftwork.errors import InvalidRequest
 from graftwork.merge.evaluation.metric import check_metrics
 from graftwork.registry.formats.dataset import DatasetLayout, read_dataset
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Kind, Version
 
 
 class Yardstick(BaseModel):

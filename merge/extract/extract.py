@@ -23,13 +23,13 @@ from graftwork.merge.models.task_vector import REPORT_FILE
 from graftwork.merge.output.writer import OutputFolder, check_target, existing_parent
 from graftwork.merge.slices import slice_starts
 from graftwork.progress import Progress, silent
-from graftwork.registry.access import doer
-from graftwork.registry.blobs import check_space, refuse_full
+from graftwork.registry.access.access import doer
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
-from graftwork.registry.importer import Also, import_staged
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Parent, Relation, Version
+from graftwork.registry.storage.blobs import check_space, refuse_full
+from graftwork.registry.transfer.importer import Also, import_staged
+from graftwork.registry.versions.version import Kind, Parent, Relation, Version
 from graftwork.settings import Settings
 
 SMALL_FILES = 1_000_000

@@ -12,12 +12,12 @@ from sqlalchemy.exc import DBAPIError
 
 from graftwork.errors import DatabaseUnavailable, GraftworkError
 from graftwork.merge.jobs.kind import kind_named
-from graftwork.registry.access import acting_for
-from graftwork.registry.cron import Cron
-from graftwork.registry.jobs import Ended, Job, State
+from graftwork.registry.access.access import acting_for
+from graftwork.registry.jobs.cron import Cron
+from graftwork.registry.jobs.jobs import Ended, Job, State
+from graftwork.registry.jobs.schedules import CatchUp, Firing, Overlap, Schedule
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.schedules import CatchUp, Firing, Overlap, Schedule
 
 POLL_SECONDS = 1.0
 ON_TIME = timedelta(minutes=1)

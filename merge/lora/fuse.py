@@ -17,8 +17,8 @@ from graftwork.merge.lora.products import Change, Changes, combine, measure, mea
 from graftwork.merge.output.writer import OutputFolder
 from graftwork.merge.statistics.passes import Extent, Statistic
 from graftwork.progress import Progress
-from graftwork.registry.blobs import refuse_full
 from graftwork.registry.formats.peft import AdapterLayout
+from graftwork.registry.storage.blobs import refuse_full
 
 ENERGY_FILE = "energy.json"
 """For each module that was brought to a rank the share of its squared Frobenius norm that was kept."""

@@ -13,11 +13,11 @@ from graftwork.merge.rebuild import expert_sets
 from graftwork.merge.rebuild.plan import Rebuild, Step
 from graftwork.merge.rebuild.recipes import renamed
 from graftwork.progress import Progress, silent
-from graftwork.registry.access import doer
-from graftwork.registry.places import Place
+from graftwork.registry.access.access import doer
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Parent, Relation, Version
+from graftwork.registry.versions.places import Place
+from graftwork.registry.versions.version import Parent, Relation, Version
 from graftwork.settings import Settings
 
 LAST = 1_000_000

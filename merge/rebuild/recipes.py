@@ -9,8 +9,8 @@ from graftwork.merge.method import Method
 from graftwork.merge.models.sources import HUB
 from graftwork.merge.recipe import Recipe
 from graftwork.merge.sections import Output
-from graftwork.registry.places import Place
 from graftwork.registry.refs import Ref
+from graftwork.registry.versions.places import Place
 
 
 class Pins:

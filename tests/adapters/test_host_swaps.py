@@ -16,12 +16,12 @@ from graftwork.adapters.hosting.admission import give_back
 from graftwork.adapters.hosting.host import Admission, Host
 from graftwork.adapters.hosting.watcher import follow_change, follow_once, run_watcher
 from graftwork.errors import InvalidRequest, ModelNotFound, NoAdapterCapacity, NotFound, Overloaded
-from graftwork.registry.expert_sets import Member, create_expert_set
-from graftwork.registry.importer import import_source
+from graftwork.registry.catalog.watch import Watch
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Version
-from graftwork.registry.watch import Watch
+from graftwork.registry.transfer.expert_sets import Member, create_expert_set
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
 
 if TYPE_CHECKING:

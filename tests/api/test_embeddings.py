@@ -20,9 +20,9 @@ from fastapi import FastAPI
 from graftwork.adapters.encoder.engine import EncoderEngine
 from graftwork.api.app import create_app
 from graftwork.api.server import running
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.encoders import EncoderFamily, encoder_tokenizer, tiny_encoder
 

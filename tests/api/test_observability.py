@@ -19,10 +19,10 @@ from graftwork.api.app import create_app
 from graftwork.api.server import running
 from graftwork.context import job_id
 from graftwork.logs import JsonLines, configure
-from graftwork.registry.grants import Grants
-from graftwork.registry.importer import import_source
+from graftwork.registry.access.grants import Grants
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.postgres import PostgresServer

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name
+from graftwork.registry.transfer.importer import import_source
 
 if TYPE_CHECKING:
     from tests.api.conftest import Server

@@ -19,8 +19,8 @@ import httpx
 import pytest
 import torch
 
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
+from graftwork.registry.transfer.importer import import_source
 from graftwork.testing.model import load_adapted_model, load_model, with_new_adapter
 from graftwork.testing.tiny import TINY
 

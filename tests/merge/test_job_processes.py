@@ -23,11 +23,11 @@ from graftwork.merge.jobs.kinds.merge import submit_merge
 from graftwork.merge.jobs.submit import submit
 from graftwork.merge.jobs.worker import run_next, run_worker
 from graftwork.merge.recipe import load_recipe
-from graftwork.registry.importer import import_source
-from graftwork.registry.job_events import EventKind
-from graftwork.registry.jobs import State
+from graftwork.registry.jobs.events import EventKind
+from graftwork.registry.jobs.jobs import State
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 
 STUCK = {"source": "hf:acme/llama", "name": "acme/llama"}

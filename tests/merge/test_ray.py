@@ -29,9 +29,9 @@ from graftwork.merge.plan import Plan, plan
 from graftwork.merge.recipe import Recipe
 from graftwork.merge.run import merge
 from graftwork.progress import Progress, silent
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings, environment
 from graftwork.testing.tiny import tiny_family
 

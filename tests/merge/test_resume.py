@@ -25,9 +25,9 @@ from graftwork.merge.output.workplace import workplace
 from graftwork.merge.plan import Plan, plan
 from graftwork.merge.publish import publish
 from graftwork.merge.statistics.magnitudes import Cut
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent

@@ -15,10 +15,10 @@ from graftwork.errors import (
     VersionQuarantined,
     VersionWithdrawn,
 )
-from graftwork.registry.catalog import FileEntry, Kind, Parent, Relation, Version
-from graftwork.registry.marks import Mark
+from graftwork.registry.catalog.catalog import FileEntry, Kind, Parent, Relation, Version
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.versions.marks import Mark
 
 Make = Callable[..., Version]
 

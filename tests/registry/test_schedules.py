@@ -10,11 +10,11 @@ import pytest
 
 from graftwork.errors import InvalidRequest, ScheduleExists, ScheduleNotFound
 from graftwork.merge.jobs.scheduler import MOST_CAUGHT_UP, add_schedule, fire_due, fire_now, run_schedules
-from graftwork.registry.cron import Cron
-from graftwork.registry.jobs import Job, State
+from graftwork.registry.jobs.cron import Cron
+from graftwork.registry.jobs.jobs import Job, State
+from graftwork.registry.jobs.schedules import CatchUp, Overlap, Schedule
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.schedules import CatchUp, Overlap, Schedule
 
 NAME = Name.parse("acme/hourly")
 NOON = datetime(2026, 6, 1, 12, 30, tzinfo=UTC)

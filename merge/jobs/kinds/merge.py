@@ -23,13 +23,13 @@ from graftwork.merge.modifiers.lines import find_lines
 from graftwork.merge.plan import plan
 from graftwork.merge.publish import artifact_name, publish
 from graftwork.merge.recipe import Recipe, digest, load_recipe
-from graftwork.registry.access import require
-from graftwork.registry.grants import Scope
-from graftwork.registry.importer import Also
-from graftwork.registry.jobs import Job
+from graftwork.registry.access.access import require
+from graftwork.registry.access.grants import Scope
+from graftwork.registry.jobs.jobs import Job
 from graftwork.registry.refs import Name, check_alias
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.importer import Also
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
 
 

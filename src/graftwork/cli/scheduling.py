@@ -20,10 +20,10 @@ from graftwork.client import schedules as calls
 from graftwork.errors import InvalidRequest, SourceNotFound
 from graftwork.merge.documents import load_yaml
 from graftwork.merge.jobs.scheduler import add_schedule, change_schedule, fire_now, note_on
-from graftwork.registry.cron import Cron
+from graftwork.registry.jobs.cron import Cron
+from graftwork.registry.jobs.schedules import CatchUp, Overlap
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.schedules import CatchUp, Overlap
 
 if TYPE_CHECKING:
     from graftwork.client import Client
