@@ -24,8 +24,8 @@ from sqlalchemy import select
 
 from benchmarks.service.scale import database_url
 from graftwork.merge.jobs.kinds.merge import submit_merge
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.registry.jobs.events import EventKind
 from graftwork.registry.jobs.jobs import State
 from graftwork.registry.refs import Name, Ref

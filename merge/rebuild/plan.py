@@ -13,10 +13,10 @@ from typing import Any
 from graftwork.errors import GraftworkError, InvalidRequest
 from graftwork.merge.method import find_method
 from graftwork.merge.models.sources import HUB
-from graftwork.merge.plan import plan as plan_merge
+from graftwork.merge.plan.plan import plan as plan_merge
 from graftwork.merge.rebuild import expert_sets
-from graftwork.merge.rebuild.recipes import Pins, references_of, renamed, told_of_weights, too_few, without
-from graftwork.merge.recipe import Recipe, load_recipe
+from graftwork.merge.rebuild.recipes import Pins, renamed, told_of_weights, too_few, without
+from graftwork.merge.recipe.recipe import Recipe, load_recipe, references_of
 from graftwork.registry.access.access import access
 from graftwork.registry.access.grants import Scope
 from graftwork.registry.formats.experts import Document

@@ -26,8 +26,8 @@ from graftwork.errors import (
 )
 from graftwork.merge.extract.extract import extract, extract_version
 from graftwork.merge.extract.extraction import is_linear
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.registry.formats.peft import read_adapter
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry

@@ -22,7 +22,7 @@ from graftwork.errors import InvalidRequest
 from graftwork.merge.jobs.kinds.merge import submit_merge
 from graftwork.merge.jobs.submit import submit
 from graftwork.merge.jobs.worker import run_next, run_worker
-from graftwork.merge.recipe import load_recipe
+from graftwork.merge.recipe.recipe import load_recipe
 from graftwork.registry.jobs.events import EventKind
 from graftwork.registry.jobs.jobs import State
 from graftwork.registry.refs import Name, Ref

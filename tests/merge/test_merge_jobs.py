@@ -25,8 +25,8 @@ from graftwork.errors import (
 from graftwork.merge.jobs.attempt import Failure, attempt
 from graftwork.merge.jobs.kinds.merge import submit_merge
 from graftwork.merge.jobs.worker import run_next, run_worker
-from graftwork.merge.recipe import Recipe, digest, load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import Recipe, digest, load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.registry.jobs.jobs import Claim, Job, State
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from graftwork.errors import GraftworkError
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
+from graftwork.merge.slices.slices import GRAIN
 from graftwork.settings import Settings
 
 LLAMA = LlamaConfig(

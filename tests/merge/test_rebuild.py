@@ -13,8 +13,8 @@ from graftwork.merge.extract.extract import extract_version
 from graftwork.merge.jobs.kinds.rebuild import RebuildOrder, find_rebuild, submit_rebuild
 from graftwork.merge.jobs.worker import run_next
 from graftwork.merge.rebuild.carry_out import carry_out
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.registry.access.access import Access, acting_for
 from graftwork.registry.access.grants import Grants
 from graftwork.registry.catalog.catalog import Version

@@ -16,10 +16,10 @@ from graftwork.errors import (
     UnknownMethod,
     UnknownParameter,
 )
-from graftwork.merge.layers import depth_of, find_blocks
 from graftwork.merge.method import find_method, methods
-from graftwork.merge.plan import Plan, plan
-from graftwork.merge.recipe import digest, load_recipe
+from graftwork.merge.models.layers import depth_of, find_blocks
+from graftwork.merge.plan.plan import Plan, plan
+from graftwork.merge.recipe.recipe import digest, load_recipe
 from graftwork.settings import Settings
 
 RECIPE = """

@@ -20,8 +20,8 @@ from graftwork.merge.jobs.kinds.merge import pin
 from graftwork.merge.jobs.submit import outcome_of, submit
 from graftwork.merge.jobs.work import Work
 from graftwork.merge.models.sources import Finder
-from graftwork.merge.publish import publish
-from graftwork.merge.recipe import load_recipe
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.publish import publish
 from graftwork.merge.sweep.evaluation import Evaluation
 from graftwork.merge.sweep.run import Objective, Outcome, run_sweep
 from graftwork.merge.sweep.sweep import Goal, Point, Steps, expand

@@ -18,8 +18,8 @@ from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import console, print_json, say, show_table, table
 from graftwork.client import schedules as calls
 from graftwork.errors import InvalidRequest, SourceNotFound
-from graftwork.merge.documents import load_yaml
 from graftwork.merge.jobs.scheduler import add_schedule, change_schedule, fire_now, note_on
+from graftwork.merge.recipe.documents import load_yaml
 from graftwork.registry.jobs.cron import Cron
 from graftwork.registry.jobs.schedules import CatchUp, Overlap
 from graftwork.registry.refs import Name

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from graftwork import __version__
 from graftwork.demo.recipes import BASE, NAMESPACE, write_recipes
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.progress import Progress
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
