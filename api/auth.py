@@ -17,8 +17,8 @@ from fastapi.concurrency import run_in_threadpool
 from graftwork.api.deps import Services, ServicesDep
 from graftwork.api.idempotency import begin
 from graftwork.errors import Unauthorized
-from graftwork.registry.access import USING, Access, access
-from graftwork.registry.grants import ALL, EVERYWHERE, Scope
+from graftwork.registry.access.access import USING, Access, access
+from graftwork.registry.access.grants import ALL, EVERYWHERE, Scope
 from graftwork.registry.refs import Name
 
 LOCAL_OWNER = "api"

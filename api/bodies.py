@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from graftwork.errors import DigestMismatch, GraftworkError, InvalidRequest, TooLarge
-from graftwork.registry.blobs import refuse_full
+from graftwork.registry.storage.blobs import refuse_full
 
 BATCH_BYTES = 1 << 20
 DISCARD_BYTES = 64 << 20

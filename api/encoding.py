@@ -23,7 +23,7 @@ from graftwork.api.deps import Services
 from graftwork.api.inference import VERSION_HEADER, admit, call_on_disconnect, tenant_of
 from graftwork.api.schemas.encoding import EncodingFields
 from graftwork.errors import Cancelled
-from graftwork.registry.snapshots import materialise
+from graftwork.registry.transfer.snapshots import materialise
 
 Check = Callable[[EncoderEngine], None]
 """Refuses what the engine cannot do, before anything is computed."""

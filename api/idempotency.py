@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from graftwork.errors import IdempotencyKeyReused, InvalidRequest, RequestInFlight
 from graftwork.registry.db import Database, clock
-from graftwork.registry.models import IdempotencyRow
+from graftwork.registry.tables import IdempotencyRow
 
 HEADER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,128}")

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 
 from fastapi.concurrency import run_in_threadpool
 
-from graftwork.registry.job_events import EventKind, JobEvent
-from graftwork.registry.jobs import ENDED
+from graftwork.registry.jobs.events import EventKind, JobEvent
+from graftwork.registry.jobs.jobs import ENDED
 from graftwork.registry.registry import Registry
 
 POLL_SECONDS = 0.25

@@ -12,14 +12,14 @@ from graftwork.api.auth import Principal
 from graftwork.api.deps import Services
 from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.errors import GraftworkError
+from graftwork.registry.access.grants import Scope
 from graftwork.registry.formats import experts
 from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.registry.formats.finite import check_finite
 from graftwork.registry.formats.peft import CONFIG_FILE
-from graftwork.registry.grants import Scope
-from graftwork.registry.importer import Also, import_staged
 from graftwork.registry.refs import Name, Ref, check_alias
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.transfer.importer import Also, import_staged
+from graftwork.registry.versions.version import Kind, Version
 from graftwork.settings import Settings
 
 SMALL = (Kind.ADAPTER, Kind.EXPERT_SET)

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from graftwork.api.bodies import batches, content_length, discard, stream_of
 from graftwork.errors import GraftworkError, InvalidRequest, TooLarge, UnsafeFile
-from graftwork.registry.blobs import refuse_full
+from graftwork.registry.storage.blobs import refuse_full
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_FILES = 64

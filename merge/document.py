@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from graftwork.merge.method import Method, methods
-from graftwork.merge.sections import ModifierEntry
+from graftwork.merge.recipe.sections import ModifierEntry
 
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 SPACES = {

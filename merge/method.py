@@ -25,8 +25,8 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 from pydantic import Field, TypeAdapter
 
 from graftwork.errors import UnknownMethod
-from graftwork.merge.recipe import did_you_mean
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.recipe.recipe import did_you_mean
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.passes import Statistic
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from graftwork.registry.db import Database
-from graftwork.registry.models import Table
+from graftwork.registry.tables import Table
 from graftwork.settings import load_settings
 
 

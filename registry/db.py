@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Double, create_engine, event, inspect, make_url, text
@@ -18,7 +19,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.functions import FunctionElement
 
 from graftwork.errors import DatabaseUnavailable, InvalidSetting, OperationFailed, StorageFull
-from graftwork.registry.models import SCHEMA_REVISION
+from graftwork.registry.tables import SCHEMA_REVISION
 
 BUSY_SECONDS = 30
 IDLE_SECONDS = 1.0
@@ -50,6 +51,11 @@ def _sqlite_clock(element: clock, compiler: Any, **options: Any) -> str:
 @compiles(clock, "postgresql")
 def _postgresql_clock(element: clock, compiler: Any, **options: Any) -> str:
     return "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+def moment(seconds: float) -> datetime:
+    """The time that is `seconds` after the start of 1970."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 class Database:

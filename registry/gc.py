@@ -19,16 +19,15 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, exists, select, update
 from sqlalchemy.orm import Session
 
-from graftwork.registry.access import access
-from graftwork.registry.blobs import StoredBlob
-from graftwork.registry.db import clock
-from graftwork.registry.deposits import INSERTS, delete_rows
-from graftwork.registry.models import BlobRow, MarkRow, VersionRow
-from graftwork.registry.references import drafted, is_referred_to
+from graftwork.registry.access.access import access
+from graftwork.registry.db import clock, moment
 from graftwork.registry.registry import Registry
-from graftwork.registry.rows import WITHDRAWN
+from graftwork.registry.storage.blobs import StoredBlob
+from graftwork.registry.storage.deposits import INSERTS, delete_rows
+from graftwork.registry.storage.references import drafted, is_referred_to
 from graftwork.registry.storage.staging_area import STALE_SECONDS
-from graftwork.registry.versions import moment
+from graftwork.registry.tables import BlobRow, MarkRow, VersionRow
+from graftwork.registry.versions.rows import WITHDRAWN
 
 T = TypeVar("T")
 BATCH = 500

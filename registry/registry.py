@@ -7,25 +7,25 @@ from types import TracebackType
 from typing import Self
 
 from graftwork.errors import InvalidSetting
-from graftwork.registry.aliases import Aliases
-from graftwork.registry.audit import Audit
-from graftwork.registry.bases import Bases
-from graftwork.registry.blobs import BlobStore
-from graftwork.registry.catalog import Catalog
+from graftwork.registry.access.audit import Audit
+from graftwork.registry.access.tokens import Tokens
+from graftwork.registry.arrivals.repositories import Repositories
+from graftwork.registry.arrivals.uploads import Uploads
+from graftwork.registry.catalog.aliases import Aliases
+from graftwork.registry.catalog.bases import Bases
+from graftwork.registry.catalog.catalog import Catalog
+from graftwork.registry.catalog.evaluations import Evaluations
+from graftwork.registry.catalog.quotas import Quotas
+from graftwork.registry.catalog.tags import Tags
 from graftwork.registry.db import Database
-from graftwork.registry.deposits import Deposits
-from graftwork.registry.evaluations import Evaluations
-from graftwork.registry.job_events import JobEvents
-from graftwork.registry.jobs import Jobs
-from graftwork.registry.lineage import Lineage
-from graftwork.registry.marks import Marks
-from graftwork.registry.quotas import Quotas
-from graftwork.registry.repositories import Repositories
-from graftwork.registry.schedules import Schedules
+from graftwork.registry.jobs.events import JobEvents
+from graftwork.registry.jobs.jobs import Jobs
+from graftwork.registry.jobs.schedules import Schedules
 from graftwork.registry.storage.address import open_store
-from graftwork.registry.tags import Tags
-from graftwork.registry.tokens import Tokens
-from graftwork.registry.uploads import Uploads
+from graftwork.registry.storage.blobs import BlobStore
+from graftwork.registry.storage.deposits import Deposits
+from graftwork.registry.versions.lineage import Lineage
+from graftwork.registry.versions.marks import Marks
 from graftwork.settings import PREFIX, Settings
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from graftwork.errors import InvalidCheckpoint, InvalidSetting
-from graftwork.registry.bases import CONFIG_FILE
+from graftwork.registry.catalog.bases import CONFIG_FILE
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -16,7 +16,7 @@ from graftwork.adapters.experts.lowering import lower_lora
 from graftwork.adapters.experts.members import load_member
 from graftwork.adapters.variants.lora import LoraAdapter
 from graftwork.errors import IncompatibleAdapter, InvalidRequest
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.versions.version import Kind, Version
 
 SCHEME = "graftwork-mixture-1"
 

@@ -21,8 +21,8 @@ from graftwork.adapters.variants.lora import LoraAdapter
 from graftwork.errors import InvalidRequest, ModelNotFound
 from graftwork.registry.formats.experts import ExpertsLayout, read_experts
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Kind, Version
 
 SERVED = "a base, a checkpoint, an adapter or an expert set can be"
 

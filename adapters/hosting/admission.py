@@ -12,7 +12,7 @@ from graftwork.adapters.experts.request import route
 from graftwork.adapters.experts.target import Target
 from graftwork.adapters.residency.lease import Lease
 from graftwork.errors import InvalidRequest
-from graftwork.registry.versions import Version
+from graftwork.registry.versions.version import Version
 
 Serving = Engine | EncoderEngine
 

@@ -18,8 +18,8 @@ from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.hosting.admission import Serving
 from graftwork.errors import GraftworkError, Overloaded
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
 
 STARTERS = 2

@@ -17,10 +17,10 @@ from graftwork.adapters.residency.lease import Lease
 from graftwork.adapters.residency.place import Occupant, Source
 from graftwork.adapters.residency.residency import Residency
 from graftwork.errors import GraftworkError, InvalidRequest, ModelNotFound, Overloaded
-from graftwork.registry.access import require
-from graftwork.registry.grants import Scope
+from graftwork.registry.access.access import require
+from graftwork.registry.access.grants import Scope
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.versions.version import Kind, Version
 from graftwork.settings import Settings
 
 __all__ = ["Admission", "Host"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from graftwork.adapters.residency.place import Occupant
-from graftwork.registry.versions import Version
+from graftwork.registry.versions.version import Version
 
 
 class ServingHost(Protocol):

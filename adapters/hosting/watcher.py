@@ -9,8 +9,8 @@ from sqlalchemy.exc import DBAPIError
 
 from graftwork.adapters.hosting.host import Host
 from graftwork.errors import DatabaseUnavailable, GraftworkError
+from graftwork.registry.catalog.watch import AliasChange, Watch
 from graftwork.registry.registry import Registry
-from graftwork.registry.watch import AliasChange, Watch
 
 logger = logging.getLogger(__name__)
 

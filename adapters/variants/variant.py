@@ -44,11 +44,31 @@ class Variant:
 
         w0: [out, in] of a linear layer, also of a Conv1D; [vocabulary, dim] of an embedding; [dim] of a norm
         """
-        own = self.own(module, "weight")
-        changed = w0 if own is None else self._oriented(own, w0)
+        delta: Matrix = self.weight(module, w0) - w0
+        return delta
+
+    def weight(self, module: str, w0: Matrix) -> Matrix:
+        """What the weight w0 of a module becomes; w0 as for `delta`. Raises NonFiniteTensor."""
+        start = self._start(module, w0)
         part = self.module(module)
-        delta: Matrix = changed - w0
-        return delta if part is None else delta + part.delta(changed)
+        return start if part is None else start + part.delta(start)
+
+    def bias(self, module: str, w0: Matrix, b0: Matrix) -> Matrix:
+        """What the bias b0 [out] of a module becomes; w0 as for `delta`. Raises NonFiniteTensor."""
+        own = self.own(module, "bias")
+        start = b0 if own is None else own.astype(b0.dtype)
+        part = self.module(module)
+        if part is None:
+            return start
+        effect = part.effect(self._start(module, w0), start)
+        if effect.scales_bias and effect.scale is not None:
+            start = start * effect.scale
+        return start if effect.bias_shift is None else start + effect.bias_shift
+
+    def _start(self, module: str, w0: Matrix) -> Matrix:
+        """The weight that is changed further: the base's, or one of the adapter's own."""
+        own = self.own(module, "weight")
+        return w0 if own is None else self._oriented(own, w0)
 
     def to_lora(self, base: BaseWeights | None = None, name: str | None = None) -> LoraAdapter | None:
         """The same adapter as plain LoRA; None where it is more than that.

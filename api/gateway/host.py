@@ -27,11 +27,11 @@ from graftwork.errors import (
     OperationFailed,
     UnservableAdapter,
 )
-from graftwork.registry.access import require
-from graftwork.registry.grants import Scope
+from graftwork.registry.access.access import require
+from graftwork.registry.access.grants import Scope
 from graftwork.registry.refs import Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.versions.version import Kind, Version
 from graftwork.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from graftwork.api.hub.call import Call
 from graftwork.api.hub.paths import RESERVED
 from graftwork.api.hub.reading import summary
 from graftwork.errors import ArtifactNotFound, InvalidRequest, RepositoryExists
-from graftwork.registry.grants import EVERYWHERE, Scope
+from graftwork.registry.access.grants import EVERYWHERE, Scope
 from graftwork.registry.refs import Name
-from graftwork.registry.versions import Kind
+from graftwork.registry.versions.version import Kind
 
 LOCAL_NAMESPACE = "local"
 """Of repositories that are named without one where nobody is asked who they are."""

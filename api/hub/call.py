@@ -9,11 +9,11 @@ from starlette.requests import Request
 
 from graftwork.api.deps import Services
 from graftwork.api.hub.paths import Place
-from graftwork.registry.access import Access
-from graftwork.registry.grants import Scope
+from graftwork.registry.access.access import Access
+from graftwork.registry.access.grants import Scope
+from graftwork.registry.arrivals.repositories import Repository
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.repositories import Repository
 
 
 @dataclass(frozen=True)

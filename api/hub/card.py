@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from graftwork.registry.lineage import Edge, Graph
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Relation, Version
+from graftwork.registry.versions.lineage import Edge, Graph
+from graftwork.registry.versions.version import Kind, Relation, Version
 
 CARD = "README.md"
 LIBRARIES = {Kind.ADAPTER: "peft", Kind.BASE: "transformers", Kind.CHECKPOINT: "transformers"}

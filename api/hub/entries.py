@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from graftwork.api.hub.card import CARD, card
+from graftwork.registry.arrivals.repositories import View
 from graftwork.registry.registry import Registry
-from graftwork.registry.repositories import View
-from graftwork.registry.versions import FileEntry
+from graftwork.registry.versions.version import FileEntry
 
 
 @dataclass(frozen=True, slots=True)

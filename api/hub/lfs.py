@@ -18,7 +18,7 @@ from graftwork.api.hub.call import Call
 from graftwork.api.hub.paths import XET_ADVICE
 from graftwork.api.hub.signing import Grant
 from graftwork.errors import InvalidRequest, TooLarge
-from graftwork.registry.objects import Incoming, Objects
+from graftwork.registry.arrivals.objects import Incoming, Objects
 from graftwork.registry.refs import Name
 
 PART_BYTES = 100_000_000

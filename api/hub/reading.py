@@ -13,8 +13,8 @@ from graftwork.api.hub.call import Call
 from graftwork.api.hub.card import card_data
 from graftwork.api.hub.entries import Entry, described, entries, folder, sibling
 from graftwork.errors import ArtifactNotFound, EntryNotFound, InvalidRequest
-from graftwork.registry.repositories import COMMIT, View
-from graftwork.registry.versions import Version
+from graftwork.registry.arrivals.repositories import COMMIT, View
+from graftwork.registry.versions.version import Version
 
 PAGE = 1000
 MAX_PATHS = 1000

@@ -26,7 +26,7 @@ from graftwork.api.hub.call import Call
 from graftwork.api.hub.failures import failure, refused
 from graftwork.api.hub.paths import Place, parse_path
 from graftwork.errors import EntryNotFound, GraftworkError
-from graftwork.registry.access import access
+from graftwork.registry.access.access import access
 
 Small = Callable[[Call], Response]
 Streaming = Callable[[Call], Awaitable[Response]]

@@ -17,12 +17,12 @@ from graftwork.api.hub.call import Call
 from graftwork.api.hub.entries import git_blob
 from graftwork.api.hub.lfs import OID
 from graftwork.errors import InvalidRequest, TooLarge
-from graftwork.registry.blobs import StagedBlob, refuse_full
-from graftwork.registry.commits import Addition, Change, Deletion, Operation, Outcome, Reuse, commit
+from graftwork.registry.arrivals.objects import Objects
+from graftwork.registry.arrivals.repositories import SPELLINGS
 from graftwork.registry.formats.folder import is_taken
-from graftwork.registry.objects import Objects
-from graftwork.registry.repositories import SPELLINGS
-from graftwork.registry.versions import FileEntry
+from graftwork.registry.storage.blobs import StagedBlob, refuse_full
+from graftwork.registry.transfer.commits import Addition, Change, Deletion, Operation, Outcome, Reuse, commit
+from graftwork.registry.versions.version import FileEntry
 
 MAX_FILES = 1000
 MAX_OPERATIONS = 20_000

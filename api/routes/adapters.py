@@ -15,8 +15,8 @@ from graftwork.api.registration import Order, describe, kind_of, limit_of, move_
 from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.api.uploads import Allowed, Upload
 from graftwork.errors import InvalidRequest
-from graftwork.registry.grants import Scope
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.access.grants import Scope
+from graftwork.registry.versions.version import Kind, Version
 
 router = APIRouter(tags=["uploads"])
 

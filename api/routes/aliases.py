@@ -12,7 +12,7 @@ from graftwork.api.deps import HostDep, NameDep, RegistryDep
 from graftwork.api.errors import respond
 from graftwork.api.schemas.aliases import AliasMoveOut, AliasOut, AliasTarget
 from graftwork.errors import AliasConflict, AliasNotFound, InvalidRequest
-from graftwork.registry.aliases import ANY, Expected
+from graftwork.registry.catalog.aliases import ANY, Expected
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registry import Registry
 

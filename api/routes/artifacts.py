@@ -12,7 +12,7 @@ from graftwork.api.deps import NameDep, RegistryDep
 from graftwork.api.schemas.artifacts import ArtifactChange, ArtifactOut
 from graftwork.api.schemas.versions import VersionDetail, VersionOut
 from graftwork.registry.refs import Ref
-from graftwork.registry.versions import Kind
+from graftwork.registry.versions.version import Kind
 
 router = APIRouter(prefix="/artifacts", tags=["artifacts"])
 

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from graftwork.api.deps import NameDep, RegistryDep
 from graftwork.errors import SourceNotFound
 from graftwork.registry.refs import Ref
-from graftwork.registry.snapshots import stored_file
+from graftwork.registry.transfer.snapshots import stored_file
 
 router = APIRouter(prefix="/artifacts/{namespace}/{name}/versions/{revision}/files", tags=["artifacts"])
 

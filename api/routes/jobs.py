@@ -14,7 +14,7 @@ from graftwork.api.job_stream import job_stream
 from graftwork.api.schemas.jobs import JobDetail, JobOut, JobRequest
 from graftwork.errors import InvalidRequest
 from graftwork.merge.jobs.submit import submit
-from graftwork.registry.jobs import Job, State
+from graftwork.registry.jobs.jobs import Job, State
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 
 from graftwork.api.deps import NameDep, RegistryDep
 from graftwork.api.schemas.lineage import LineageOut
-from graftwork.registry.lineage import Direction
 from graftwork.registry.refs import Ref
+from graftwork.registry.versions.lineage import Direction
 
 router = APIRouter(prefix="/artifacts/{namespace}/{name}", tags=["lineage"])
 

@@ -11,8 +11,8 @@ from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import NameDep, RegistryDep
 from graftwork.api.schemas.marks import MarkOut, QuarantineOut, QuarantineRequest
 from graftwork.errors import InvalidRequest
-from graftwork.registry.marks import Mark
 from graftwork.registry.refs import Ref
+from graftwork.registry.versions.marks import Mark
 
 router = APIRouter(tags=["marks"])
 

@@ -10,7 +10,7 @@ from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.api.schemas.merges import MergeRequest
 from graftwork.merge.jobs.kinds.merge import submit_merge
-from graftwork.merge.recipe import load_recipe
+from graftwork.merge.recipe.recipe import load_recipe
 
 router = APIRouter(prefix="/merges", tags=["merges"])
 

@@ -10,10 +10,10 @@ from fastapi import APIRouter
 from graftwork.api.deps import RegistryDep
 from graftwork.api.schemas.models import ModelList, ModelOut
 from graftwork.errors import ArtifactNotFound, InvalidName, ModelNotFound, RevisionNotFound
-from graftwork.registry.catalog import Artifact
+from graftwork.registry.catalog.catalog import Artifact
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind
+from graftwork.registry.versions.version import Kind
 
 router = APIRouter(prefix="/v1/models", tags=["inference"])
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import RegistryDep
 from graftwork.api.schemas.quotas import QuotaIn, QuotaOut
-from graftwork.registry.grants import EVERYWHERE, Scope
+from graftwork.registry.access.grants import EVERYWHERE, Scope
 
 router = APIRouter(prefix="/quotas", tags=["quotas"])
 

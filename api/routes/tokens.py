@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path
 from graftwork.api.auth import PrincipalDep
 from graftwork.api.deps import RegistryDep
 from graftwork.api.schemas.tokens import NewTokenOut, TokenOut, TokenRequest
-from graftwork.registry.grants import Grants
+from graftwork.registry.access.grants import Grants
 
 DAY_SECONDS = 86400.0
 

@@ -17,12 +17,12 @@ from graftwork.api.schemas.uploads import PartDigest, PartOut, PartUrlOut, Uploa
 from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.api.uploads import FILE_NAME
 from graftwork.errors import SourceNotFound, TooLarge, UnsafeFile, UploadNotFound
+from graftwork.registry.access.grants import Scope
+from graftwork.registry.arrivals.intents import DeclaredFile, Intent, part_bytes
+from graftwork.registry.arrivals.uploads import Upload, check_digests
 from graftwork.registry.formats.folder import MAX_PATH, Spellings, check_kind
-from graftwork.registry.grants import Scope
-from graftwork.registry.intents import DeclaredFile, Intent, part_bytes
 from graftwork.registry.refs import Ref
-from graftwork.registry.uploads import Upload, check_digests
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.versions.version import Kind, Version
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 

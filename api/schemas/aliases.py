@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from graftwork.registry.aliases import AliasEntry, AliasMove
+from graftwork.registry.catalog.aliases import AliasEntry, AliasMove
 
 
 class AliasOut(BaseModel):

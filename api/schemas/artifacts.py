@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.catalog import Artifact
+from graftwork.registry.catalog.catalog import Artifact
 
 
 class ArtifactOut(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from graftwork.registry.audit import AuditEntry
+from graftwork.registry.access.audit import AuditEntry
 
 
 class AuditOut(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from graftwork.merge.evaluation.yardstick import Yardstick
-from graftwork.registry.evaluations import Evaluation
+from graftwork.registry.catalog.evaluations import Evaluation
 
 
 class EvaluationRequest(Yardstick):

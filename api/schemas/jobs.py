@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from graftwork.registry.jobs import Job, State
+from graftwork.registry.jobs.jobs import Job, State
 from graftwork.registry.registry import Registry
 
 LEAST_PROGRESS = 0.01

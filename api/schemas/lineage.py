@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from graftwork.api.schemas.marks import MarkOut
-from graftwork.registry.lineage import Graph, Node
-from graftwork.registry.versions import Version
+from graftwork.registry.versions.lineage import Graph, Node
+from graftwork.registry.versions.version import Version
 
 
 class ScoreOut(BaseModel):

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.marks import MarkEntry, Pointer
+from graftwork.registry.versions.marks import MarkEntry, Pointer
 
 
 class MarkOut(BaseModel):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from graftwork.registry.catalog import Artifact
+from graftwork.registry.catalog.catalog import Artifact
 
 
 class ModelOut(BaseModel):

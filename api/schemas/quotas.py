@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.quotas import MOST, Quota
+from graftwork.registry.catalog.quotas import MOST, Quota
 
 
 class QuotaIn(BaseModel):

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.cron import Cron
-from graftwork.registry.schedules import CatchUp, Overlap, Recurrence, Schedule
+from graftwork.registry.jobs.cron import Cron
+from graftwork.registry.jobs.schedules import CatchUp, Overlap, Recurrence, Schedule
 
 EXAMPLE = {
     "name": "acme/merged",

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.grants import Scope
-from graftwork.registry.tokens import Token
+from graftwork.registry.access.grants import Scope
+from graftwork.registry.access.tokens import Token
 
 GRANTS = {"acme": ["write", "infer"], "public": ["read"]}
 

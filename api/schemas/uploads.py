@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.intents import DeclaredFile
-from graftwork.registry.uploads import Upload
-from graftwork.registry.versions import Kind
+from graftwork.registry.arrivals.intents import DeclaredFile
+from graftwork.registry.arrivals.uploads import Upload
+from graftwork.registry.versions.version import Kind
 
 SHA256 = r"^[0-9a-f]{64}$"
 MAX_FILE_BYTES = 2**50

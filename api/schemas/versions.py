@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from graftwork.api.schemas.evaluations import EvaluationOut
 from graftwork.api.schemas.marks import MarkOut
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import TensorRecord, Version
+from graftwork.registry.versions.version import TensorRecord, Version
 
 
 class FileOut(BaseModel):

@@ -25,8 +25,8 @@ from benchmarks.agreement.cases import Case, cases
 from benchmarks.agreement.environment import mergekit_python
 from benchmarks.agreement.models import make_models
 from graftwork.errors import GraftworkError
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.settings import Settings
 
 THEIRS = Path(__file__).with_name("theirs.py")

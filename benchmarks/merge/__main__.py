@@ -6,7 +6,8 @@
 Makes a synthetic Llama-shaped family (a base and three models, bfloat16). Without --mergekit-python, mergekit is
 installed in an environment of its own under FOLDER; --no-mergekit leaves it out. Of several rounds the best counts,
 for all sides alike; before each run the inputs are read once and what is dirty is written, so that no side finds the
-page cache colder than another. With --cold they are dropped from it instead, and every side reads from the disk.
+page cache colder than another. With --cold they are dropped from it instead: every side reads from the disk, and the
+floor writes to it, as a merge that survives a power cut must.
 
 Memory is the largest resident set of the process: mergekit maps its inputs, so their pages count.
 """
@@ -144,7 +145,8 @@ class Bench:
         self._settle(method)
         files = [str(folder / "model.safetensors") for folder in self._inputs(method)]
         size = str(Path(files[0]).stat().st_size)
-        command = [sys.executable, "-m", "benchmarks.merge.floor", str(self.root / "floor"), size, *files]
+        end = ["--to-disk"] if self.cold else []
+        command = [sys.executable, "-m", "benchmarks.merge.floor", *end, str(self.root / "floor"), size, *files]
         return measure(command, self.root / "floor.log", self.installed)
 
     def _theirs(self, recipe: Path) -> Taken | None:

@@ -26,8 +26,8 @@ from typing import Any
 
 from benchmarks.merge.family import write_family
 from graftwork.merge.output.journal import JOURNAL_FILE
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.settings import Settings, parse_size
 
 RECIPES: Mapping[str, dict[str, Any]] = {

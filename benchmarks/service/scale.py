@@ -22,10 +22,12 @@ from typing import Any
 from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
-from graftwork.registry.access import Access, acting_for
-from graftwork.registry.catalog import Artifact
-from graftwork.registry.grants import Grants
-from graftwork.registry.models import (
+from graftwork.registry.access.access import Access, acting_for
+from graftwork.registry.access.grants import Grants
+from graftwork.registry.catalog.catalog import Artifact
+from graftwork.registry.refs import Name
+from graftwork.registry.registry import Registry
+from graftwork.registry.tables import (
     AliasRow,
     ArtifactRow,
     BlobRow,
@@ -34,9 +36,7 @@ from graftwork.registry.models import (
     TagRow,
     VersionRow,
 )
-from graftwork.registry.refs import Name
-from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind
+from graftwork.registry.versions.version import Kind
 from graftwork.settings import Settings
 from graftwork.testing.postgres import programs, running_postgres
 

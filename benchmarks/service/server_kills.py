@@ -31,10 +31,10 @@ import numpy as np
 
 from benchmarks.service.scale import database_url
 from graftwork.registry.formats.safetensors import build_header
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import verify
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.transfer.snapshots import verify
 from graftwork.settings import Settings, environment
 from graftwork.testing.model import Shape
 from graftwork.testing.tiny import tiny_family

@@ -28,10 +28,10 @@ import numpy as np
 import psutil
 from safetensors.numpy import load_file, save
 
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import verify
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.transfer.snapshots import verify
 from graftwork.settings import Settings, environment
 from graftwork.testing.object_storage import running_object_storage
 from graftwork.testing.postgres import running_postgres

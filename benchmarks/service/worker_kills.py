@@ -24,15 +24,15 @@ from sqlalchemy import select
 
 from benchmarks.service.scale import database_url
 from graftwork.merge.jobs.kinds.merge import submit_merge
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
-from graftwork.registry.importer import import_source
-from graftwork.registry.job_events import EventKind
-from graftwork.registry.jobs import State
-from graftwork.registry.models import JobRow
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
+from graftwork.registry.jobs.events import EventKind
+from graftwork.registry.jobs.jobs import State
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import verify
+from graftwork.registry.tables import JobRow
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.transfer.snapshots import verify
 from graftwork.settings import Settings, environment
 from graftwork.testing.model import Shape
 from graftwork.testing.tiny import tiny_family

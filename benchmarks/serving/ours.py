@@ -13,9 +13,9 @@ from benchmarks.serving.effort import Effort
 from benchmarks.serving.family import Family
 from benchmarks.serving.measured import Figures, resident_bytes, summarise
 from benchmarks.serving.process import free_port, server
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 
 

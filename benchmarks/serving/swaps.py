@@ -40,10 +40,10 @@ from graftwork.adapters.hosting.host import Host
 from graftwork.adapters.residency import loader
 from graftwork.errors import GraftworkError
 from graftwork.kernels.dispatch import native_module
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
 
 VERSIONS = 4

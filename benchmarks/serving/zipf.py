@@ -39,9 +39,9 @@ from graftwork.adapters.hosting.admission import Admission
 from graftwork.adapters.hosting.host import Host
 from graftwork.errors import GraftworkError
 from graftwork.kernels.dispatch import native_module
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 
 PLACES = 32

@@ -1,6 +1,6 @@
 """Merges on a GPU: slices go up, are computed and come back at the same time."""
 
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.slices.slices import GRAIN
 
 SLOTS = 3
 """Slices that a thread has under way: one is read, one is computed, one comes back and is written."""

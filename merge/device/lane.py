@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from graftwork.kernels.dtypes import numpy_dtype, torch_dtype
-from graftwork.merge.buffers import HostArray
 from graftwork.merge.device import SLOTS
 from graftwork.merge.device.accelerator import Accelerator
+from graftwork.merge.slices.buffers import HostArray
 
 
 class Slot:

@@ -16,8 +16,8 @@ from graftwork.merge.evaluation.subject import open_version
 from graftwork.merge.evaluation.yardstick import Yardstick, find_dataset, layout_of
 from graftwork.progress import Progress, silent
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Kind, Version
 from graftwork.settings import Settings
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from graftwork.merge.evaluation.metric import goal_of
 from graftwork.merge.evaluation.yardstick import Yardstick
 from graftwork.merge.sweep.sweep import Goal
-from graftwork.registry.versions import Version
+from graftwork.registry.versions.version import Version
 
 
 class Gate(Yardstick):

@@ -18,8 +18,8 @@ from graftwork.adapters.residency.lease import Lease
 from graftwork.errors import InvalidRequest
 from graftwork.registry.formats.peft import CONFIG_FILE
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
 
 

@@ -12,8 +12,8 @@ from graftwork.merge.evaluation.evaluator import evaluator_named
 from graftwork.merge.evaluation.metric import check_metrics
 from graftwork.registry.formats.dataset import DatasetLayout, read_dataset
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Kind, Version
 from graftwork.settings import Settings
 
 

@@ -16,20 +16,20 @@ from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, save_lora
 from graftwork.errors import IncompatibleModels, InvalidRequest, NonFiniteTensor
 from graftwork.kernels.abs_sum import abs_sum
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.buffers import Buffers, HostArray, as_bytes
 from graftwork.merge.extract.extraction import SLICE, Extraction, TensorPart, describe, plan_extraction
 from graftwork.merge.models.sources import Finder, Origin, Source
-from graftwork.merge.models.task_vector import REPORT_FILE
 from graftwork.merge.output.writer import OutputFolder, check_target, existing_parent
-from graftwork.merge.slices import slice_starts
+from graftwork.merge.plan.task_vector import REPORT_FILE
+from graftwork.merge.slices.buffers import Buffers, HostArray, as_bytes
+from graftwork.merge.slices.slices import slice_starts
 from graftwork.progress import Progress, silent
-from graftwork.registry.access import doer
-from graftwork.registry.blobs import check_space, refuse_full
+from graftwork.registry.access.access import doer
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
-from graftwork.registry.importer import Also, import_staged
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Parent, Relation, Version
+from graftwork.registry.storage.blobs import check_space, refuse_full
+from graftwork.registry.transfer.importer import Also, import_staged
+from graftwork.registry.versions.version import Kind, Parent, Relation, Version
 from graftwork.settings import Settings
 
 SMALL_FILES = 1_000_000
@@ -107,7 +107,7 @@ def extract_version(
     """Register what `model` adds to `base`: a task_vector, or an adapter where there is a `rank`; see `extract`.
 
     The base must be a version of the registry; where the model is one, it is a parent. `paths`, `also`, `parents` and
-    `metadata`: see `graftwork.merge.publish.publish`.
+    `metadata`: see `graftwork.merge.run.publish.publish`.
     """
     finder = Finder(registry, paths=paths)
     ours, theirs = finder.find(model), finder.find(base)

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from graftwork.adapters.algebra.lowrank import is_exact, working_bytes
 from graftwork.errors import InvalidRequest, InvalidSetting
-from graftwork.merge.compatibility import FLOATS, check_same_model
-from graftwork.merge.layers import HEAD
+from graftwork.merge.models.compatibility import FLOATS, check_same_model
+from graftwork.merge.models.layers import HEAD
 from graftwork.merge.models.sources import Origin, Source, open_source
-from graftwork.merge.models.task_vector import task_vector_of
 from graftwork.merge.output.shards import Shard, split_into_shards, tensor_bytes
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.plan.task_vector import task_vector_of
+from graftwork.merge.slices.slices import GRAIN
 from graftwork.registry.formats.checkpoint import Located
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
 from graftwork.settings import Settings

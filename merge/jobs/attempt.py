@@ -11,8 +11,8 @@ from graftwork import tracing
 from graftwork.errors import Cancelled, DatabaseUnavailable, GraftworkError, LeaseLost
 from graftwork.merge.jobs.kind import kind_named
 from graftwork.merge.jobs.work import Tell, Work
-from graftwork.registry.access import Access, acting_for
-from graftwork.registry.jobs import Claim
+from graftwork.registry.access.access import Access, acting_for
+from graftwork.registry.jobs.jobs import Claim
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 

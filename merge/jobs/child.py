@@ -21,7 +21,7 @@ from graftwork import tracing
 from graftwork.context import job_id
 from graftwork.errors import LeaseLost
 from graftwork.merge.jobs.attempt import as_line, attempt
-from graftwork.registry.jobs import Claim
+from graftwork.registry.jobs.jobs import Claim
 from graftwork.registry.registry import Registry
 from graftwork.settings import load_settings
 

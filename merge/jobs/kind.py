@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graftwork.errors import GraftworkError, InvalidRequest
 from graftwork.merge.jobs.work import Work
-from graftwork.merge.problem import first_problem, reason_of
-from graftwork.registry.access import require
-from graftwork.registry.grants import EVERYWHERE, Scope
+from graftwork.merge.recipe.problem import first_problem, reason_of
+from graftwork.registry.access.access import require
+from graftwork.registry.access.grants import EVERYWHERE, Scope
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 

@@ -14,11 +14,11 @@ from graftwork.merge.evaluation.metric import SCHEME
 from graftwork.merge.evaluation.yardstick import find_dataset
 from graftwork.merge.jobs.submit import outcome_of
 from graftwork.merge.jobs.work import Work
-from graftwork.registry.aliases import AliasMove
-from graftwork.registry.marks import Mark
+from graftwork.registry.catalog.aliases import AliasMove
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Version
+from graftwork.registry.versions.marks import Mark
+from graftwork.registry.versions.version import Version
 
 ACTOR = "promotion"
 

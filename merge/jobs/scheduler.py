@@ -13,11 +13,11 @@ from sqlalchemy.exc import DBAPIError
 from graftwork.errors import DatabaseUnavailable, GraftworkError
 from graftwork.merge.jobs.kind import kind_named
 from graftwork.merge.jobs.submit import require_target
-from graftwork.registry.access import acting_for
-from graftwork.registry.jobs import Ended, Job, State
+from graftwork.registry.access.access import acting_for
+from graftwork.registry.jobs.jobs import Ended, Job, State
+from graftwork.registry.jobs.schedules import CatchUp, Firing, Recurrence, Schedule
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.schedules import CatchUp, Firing, Recurrence, Schedule
 from graftwork.settings import Settings
 
 POLL_SECONDS = 1.0

@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graftwork.errors import InvalidRecipe
-from graftwork.merge.problem import first_problem, reason_of
-from graftwork.merge.recipe import Recipe, load_recipe
-from graftwork.registry.marks import Mark
+from graftwork.merge.recipe.problem import first_problem, reason_of
+from graftwork.merge.recipe.recipe import Recipe, load_recipe
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.versions.marks import Mark
+from graftwork.registry.versions.version import Kind, Version
 
 
 class Query(BaseModel):

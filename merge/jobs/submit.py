@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from graftwork.merge.jobs.kind import kind_named
-from graftwork.registry.access import require
-from graftwork.registry.grants import Scope
-from graftwork.registry.jobs import Job
+from graftwork.registry.access.access import require
+from graftwork.registry.access.grants import Scope
+from graftwork.registry.jobs.jobs import Job
 from graftwork.registry.refs import Name, check_alias
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Version
+from graftwork.registry.versions.version import Version
 
 
 def submit(

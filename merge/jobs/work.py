@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from graftwork.errors import Cancelled
-from graftwork.registry.jobs import Claim
+from graftwork.registry.jobs.jobs import Claim
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 

@@ -22,8 +22,8 @@ from graftwork.context import job_id
 from graftwork.errors import Cancelled, DatabaseUnavailable, GraftworkError, LeaseLost
 from graftwork.merge.jobs.attempt import Failure
 from graftwork.merge.jobs.kind import MODULES
-from graftwork.registry.job_events import EventKind
-from graftwork.registry.jobs import ENDED, Claim, Job
+from graftwork.registry.jobs.events import EventKind
+from graftwork.registry.jobs.jobs import ENDED, Claim, Job
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings, environment
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from graftwork.adapters.algebra.algebra import cores
 from graftwork.adapters.variants.lora import LoraFactors
 from graftwork.merge.method import Method
-from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.slices.slices import GRAIN, Slice
 from graftwork.merge.statistics.passes import Extent, Measuring, Statistic
 
 Matrix = NDArray[np.float32]

@@ -10,7 +10,7 @@ import numpy as np
 from graftwork.kernels.arrays import beside, on_host
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.importance import FusionImportance, Importance
 
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from graftwork.errors import InvalidRecipe
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.coefficients import load_coefficients
 from graftwork.merge.method import LocalFile, Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.recipe.coefficients import load_coefficients
+from graftwork.merge.slices.slices import Array, Slice
 
 
 @merge_method("atlas_apply", space="delta", cites="https://arxiv.org/abs/2407.02880")

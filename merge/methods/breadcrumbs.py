@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from graftwork.kernels.sparse_combine import Vote
-from graftwork.merge.masking import check_weights, combine_masked, whole
 from graftwork.merge.method import Fraction, Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.bands import Band, Outliers
+from graftwork.merge.statistics.masking import check_weights, combine_masked, whole
 
 
 @merge_method("breadcrumbs", space="delta", cites="https://arxiv.org/abs/2312.06795")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from graftwork.kernels.consensus_combine import consensus_combine
 from graftwork.merge.method import Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 
 
 @merge_method("consensus_ta", space="delta", cites="https://arxiv.org/abs/2405.07813")

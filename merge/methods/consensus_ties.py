@@ -10,7 +10,7 @@ from pydantic import Field
 from graftwork.merge.method import Fraction, Number, PerModel, merge_method
 from graftwork.merge.methods.ties import Ties
 from graftwork.merge.modifiers.consensus import Consensus
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.magnitudes import Cut, LargestMagnitudes, SignMajority
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graftwork.kernels.sparse_combine import Vote
-from graftwork.merge.masking import Bernoulli, MatchedNorms, check_weights, combine_masked
 from graftwork.merge.method import Fraction, Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
+from graftwork.merge.statistics.masking import Bernoulli, MatchedNorms, check_weights, combine_masked
 
 
 @merge_method("dare_linear", space="delta", cites="https://arxiv.org/abs/2311.03099")

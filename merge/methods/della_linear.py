@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from graftwork.kernels.sparse_combine import Vote
-from graftwork.merge.masking import MatchedNorms, check_weights, combine_masked
 from graftwork.merge.method import Fraction, Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.chances import RowChances
+from graftwork.merge.statistics.masking import MatchedNorms, check_weights, combine_masked
 
 
 @merge_method("della_linear", space="delta", cites="https://arxiv.org/abs/2406.11617")

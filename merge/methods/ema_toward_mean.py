@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import Number, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 
 
 @merge_method("ema_toward_mean", space="weight", cites="https://arxiv.org/abs/2412.09441")

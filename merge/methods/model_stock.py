@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.inner_products import Doubles, GridProducts, InputProducts, VectorProducts
 
 SMALLEST_PRODUCT = 1e-6

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
-from graftwork.merge.sphere import barycentre, directions, mean_length
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.inner_products import InputProducts
+from graftwork.merge.statistics.sphere import barycentre, directions, mean_length
 
 TOLERANCE = 1e-7
 ITERATIONS = 100

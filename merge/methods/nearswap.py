@@ -9,7 +9,7 @@ from pydantic import Field
 
 from graftwork.kernels.nearswap import nearswap
 from graftwork.merge.method import merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 
 
 @merge_method("nearswap", space="delta", cites="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001")

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
-from graftwork.merge.sphere import arc
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.inner_products import GridProducts, InputProducts, VectorProducts
+from graftwork.merge.statistics.sphere import arc
 
 SMALLEST_SUM = 1e-6
 

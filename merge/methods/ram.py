@@ -9,7 +9,7 @@ from pydantic import Field
 
 from graftwork.kernels.ram_combine import ram_combine
 from graftwork.merge.method import merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 
 Magnitude = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -13,7 +13,7 @@ from graftwork.kernels.ram_combine import ram_combine
 from graftwork.kernels.ram_counts import ram_counts
 from graftwork.merge.method import merge_method
 from graftwork.merge.methods.ram import Magnitude
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 
 Counts = NDArray[np.int64]

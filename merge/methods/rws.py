@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.inner_products import InputProducts
 
 Role = Literal["robust", "clean", "target"]

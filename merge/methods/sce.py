@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graftwork.kernels.sparse_combine import Mask
-from graftwork.merge.masking import combine_masked, whole
 from graftwork.merge.method import Fraction, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.disagreement import Disagreement, Disagreements
+from graftwork.merge.statistics.masking import combine_masked, whole
 
 SMALLEST_SUM = 1e-6
 """The sum of mean squares below which mergekit weighs all models alike."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.magnitudes import DotProducts
 
 PARALLEL = 0.9995

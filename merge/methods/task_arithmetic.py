@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import Fraction, Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 
 
 @merge_method("task_arithmetic", space="delta", cites="https://arxiv.org/abs/2212.04089")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from graftwork.kernels.ties_combine import Divide, ties_combine
 from graftwork.merge.method import Fraction, Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.magnitudes import Cut, LargestMagnitudes, SignMajority
 
 DIVISORS: dict[str, Divide] = {"mean": "count", "sum": "none", "max": "max"}

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 
 
 @merge_method("twin_shared", space="delta", cites="https://arxiv.org/abs/2406.15479")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.method import Number, PerModel, merge_method
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 
 
 @merge_method("weight_matching", space="weight", cites="https://arxiv.org/abs/2209.04836")

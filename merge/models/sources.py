@@ -20,10 +20,10 @@ from graftwork.errors import (
 )
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located, read_checkpoint
 from graftwork.registry.formats.config import ADAPTER_CONFIG_FILE
-from graftwork.registry.hub import PREFIX, download
+from graftwork.registry.transfer.hub import PREFIX, download
 
 if TYPE_CHECKING:
-    from graftwork.registry.catalog import Version
+    from graftwork.registry.catalog.catalog import Version
     from graftwork.registry.formats.adapters.layout import AdapterLayout
     from graftwork.registry.registry import Registry
 
@@ -95,7 +95,7 @@ class Finder:
         version = self.version(reference)
         if self.registry is None or version is None:
             raise self._missing(reference)
-        from graftwork.registry.snapshots import materialise
+        from graftwork.registry.transfer.snapshots import materialise
 
         return Origin(reference, materialise(self.registry, version), version)
 
@@ -114,7 +114,7 @@ class Finder:
         model, _, second = reference.rpartition("+")
         whole, adapter = self.find(model), self.find(second)
         if whole.is_adapter or whole.adapter is not None or not adapter.is_adapter:
-            raise InvalidRecipe(where=reference, reason="expected a whole model, a + and one LoRA adapter")
+            raise InvalidRecipe(where=reference, reason="expected a whole model, a + and one adapter")
         return replace(whole, label=reference, adapter=adapter)
 
     def version(self, reference: str) -> Version | None:

@@ -8,10 +8,10 @@ from typing import Any
 from graftwork.errors import InvalidRecipe
 from graftwork.kernels.consensus_combine import consensus_combine
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.buffers import Buffers
 from graftwork.merge.method import Elementwise, Method, scratch_bytes
-from graftwork.merge.recipe import Recipe
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.recipe.recipe import Recipe
+from graftwork.merge.slices.buffers import Buffers
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.passes import Statistic
 
 _BUFFERS = Buffers()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graftwork.errors import InvalidRecipe
-from graftwork.merge.layers import Block
-from graftwork.merge.recipe import Recipe
+from graftwork.merge.models.layers import Block
+from graftwork.merge.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)

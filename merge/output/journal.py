@@ -1,6 +1,6 @@
 """What a merge has finished, kept beside its partial output, so that a killed merge goes on where it was.
 
-The journal is a file of lines, each a CRC-32 and a JSON value. The first names the merge (merge/output/identity.py): a
+The journal is a file of lines, each a CRC-32 and a JSON value. The first names the merge (merge/plan/identity.py): a
 partial folder of another merge is thrown away. The others say which elements of which tensors are in the output, or
 hold a result that was measured over the whole model.
 

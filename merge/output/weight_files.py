@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from graftwork.merge.output.shards import Shard
-from graftwork.registry.blobs import refuse_full
+from graftwork.registry.storage.blobs import refuse_full
 
 FLUSH_BYTES = 128_000_000
 """After so many bytes the disk begins to write, so that little is left to wait for at the end."""

@@ -23,7 +23,7 @@ from graftwork.errors import OperationFailed, OutputBusy, OutputExists
 from graftwork.merge.output.journal import JOURNAL_FILE, Journal
 from graftwork.merge.output.shards import Shard, tensor_bytes
 from graftwork.merge.output.weight_files import WeightFiles
-from graftwork.registry.blobs import check_space, refuse_full
+from graftwork.registry.storage.blobs import check_space, refuse_full
 
 PARTIAL = ".partial"
 

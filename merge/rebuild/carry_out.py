@@ -8,16 +8,16 @@ from typing import Any
 
 from graftwork.errors import AliasConflict, Conflict, InvalidContent, InvalidInput, NotFound
 from graftwork.merge.extract.extract import extract_version
-from graftwork.merge.publish import publish
 from graftwork.merge.rebuild import expert_sets
 from graftwork.merge.rebuild.plan import Rebuild, Step
 from graftwork.merge.rebuild.recipes import renamed
+from graftwork.merge.run.publish import publish
 from graftwork.progress import Progress, silent
-from graftwork.registry.access import doer
-from graftwork.registry.places import Place
+from graftwork.registry.access.access import doer
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Parent, Relation, Version
+from graftwork.registry.versions.places import Place
+from graftwork.registry.versions.version import Parent, Relation, Version
 from graftwork.settings import Settings
 
 LAST = 1_000_000
@@ -69,7 +69,7 @@ def carry_out(
     """Make again what can be, in order. What an earlier run of the same rebuild made is not made again.
 
     move_aliases: point each version's aliases at the one that takes its place, unless somebody moved them meanwhile
-    keep:         see `graftwork.merge.publish.publish`
+    keep:         see `graftwork.merge.run.publish.publish`
 
     Raises what is no fault of a recipe or its inputs: Cancelled, StorageFull, HubUnavailable, InputChanged and so on.
     """

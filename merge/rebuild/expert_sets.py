@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from graftwork.registry.access import doer
+from graftwork.registry.access.access import doer
 from graftwork.registry.formats.config import read_object
 from graftwork.registry.formats.experts import CONFIG_FILE, INLINE, WEIGHTS_FILE, Document, Entry, parse_document
 from graftwork.registry.formats.safetensors import read_header
-from graftwork.registry.importer import import_staged
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Parent, Version
+from graftwork.registry.transfer.importer import import_staged
+from graftwork.registry.versions.version import Kind, Parent, Version
 
 
 def document_of(registry: Registry, version: Version) -> Document:

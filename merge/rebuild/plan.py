@@ -13,17 +13,17 @@ from typing import Any
 from graftwork.errors import GraftworkError, InvalidRequest
 from graftwork.merge.method import find_method
 from graftwork.merge.models.sources import HUB
-from graftwork.merge.plan import plan as plan_merge
+from graftwork.merge.plan.plan import plan as plan_merge
 from graftwork.merge.rebuild import expert_sets
-from graftwork.merge.rebuild.recipes import Pins, references_of, renamed, told_of_weights, too_few, without
-from graftwork.merge.recipe import Recipe, load_recipe
-from graftwork.registry.access import access
-from graftwork.registry.descent import Descendant, Descent
+from graftwork.merge.rebuild.recipes import Pins, renamed, told_of_weights, too_few, without
+from graftwork.merge.recipe.recipe import Recipe, load_recipe, references_of
+from graftwork.registry.access.access import access
+from graftwork.registry.access.grants import Scope
 from graftwork.registry.formats.experts import Document
-from graftwork.registry.grants import Scope
-from graftwork.registry.places import Place
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Relation, Version
+from graftwork.registry.versions.descent import Descendant, Descent
+from graftwork.registry.versions.places import Place
+from graftwork.registry.versions.version import Kind, Relation, Version
 from graftwork.settings import Settings
 
 MERGE, EXTRACT, EXPERTS = "merge", "extract", "experts"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from graftwork.errors import InvalidReference
 from graftwork.merge.method import Method
 from graftwork.merge.models.sources import HUB
-from graftwork.merge.recipe import Recipe
-from graftwork.merge.sections import Output
-from graftwork.registry.places import Place
+from graftwork.merge.recipe.recipe import Recipe, references_of
+from graftwork.merge.recipe.sections import Output
 from graftwork.registry.refs import Ref
+from graftwork.registry.versions.places import Place
 
 
 class Pins:
@@ -92,18 +92,6 @@ def _needed(recipe: Recipe, is_out: Callable[[str | None], bool]) -> str | None:
             return f"its base_model is {base}"
     named = references_of(recipe)
     return next((f"its tokenizer takes from {reference}" for reference in named if is_out(reference)), None)
-
-
-def references_of(recipe: Recipe) -> list[str]:
-    """Every reference of a recipe, those of its tokenizer and its steps among them."""
-    found: list[str] = []
-
-    def note(reference: str) -> str:
-        found.append(reference)
-        return reference
-
-    recipe.with_references(note)
-    return found
 
 
 def too_few(recipe: Recipe, before: Recipe, method: Method) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.slices.slices import GRAIN
 
 
 @dataclass

@@ -13,11 +13,11 @@ from graftwork.kernels.arrays import beside, device, empty, on_host
 from graftwork.kernels.rank_chances import rank_chances
 from graftwork.kernels.sparse_combine import Mask
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.buffers import Buffers
-from graftwork.merge.masking import Factors
-from graftwork.merge.slices import GRAIN, Array, Slice
+from graftwork.merge.slices.buffers import Buffers
+from graftwork.merge.slices.slices import GRAIN, Array, Slice
+from graftwork.merge.slices.streams import stream_keys
+from graftwork.merge.statistics.masking import Factors
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
-from graftwork.merge.streams import stream_keys
 
 _BUFFERS = Buffers()
 Floats = NDArray[np.float32]

@@ -15,7 +15,7 @@ from graftwork.kernels.sparse_combine import Mask, sparse_combine
 from graftwork.kernels.ties_combine import KEEP_EQUAL
 from graftwork.kernels.variance import variance
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.slices import GRAIN, Array, Slice
+from graftwork.merge.slices.slices import GRAIN, Array, Slice
 from graftwork.merge.statistics.bands import EVERYTHING, NOTHING, Edge
 from graftwork.merge.statistics.magnitudes import Tally
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graftwork.kernels.arrays import on_host
 from graftwork.kernels.magnitude_histogram import magnitude_histogram
 from graftwork.kernels.row_gram import count_parts
-from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.slices.slices import GRAIN, Slice
 from graftwork.merge.statistics.inner_products import Grid, part_starts
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 

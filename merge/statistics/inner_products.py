@@ -13,7 +13,7 @@ from graftwork.kernels.arrays import on_host
 from graftwork.kernels.axis_weighted_sum import Axis, axis_weighted_sum
 from graftwork.kernels.gram import gram
 from graftwork.kernels.row_gram import count_parts, row_gram
-from graftwork.merge.slices import GRAIN, Array, Slice
+from graftwork.merge.slices.slices import GRAIN, Array, Slice
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 
 Doubles = NDArray[np.float64]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graftwork.kernels.gram import gram
 from graftwork.kernels.ties_combine import KEEP_EQUAL
 from graftwork.kernels.ties_votes import ties_votes
-from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.slices.slices import GRAIN, Slice
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 from graftwork.merge.statistics.ranks import Selection, cut_equals, settle
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from graftwork.merge.slices import Slice
+from graftwork.merge.slices.slices import Slice
 
 Scope = Literal["tensor", "model"]
 Result = TypeVar("Result", covariant=True)

@@ -20,8 +20,8 @@ from graftwork.kernels.arrays import empty, on_host
 from graftwork.kernels.magnitude_histogram import magnitude_histogram
 from graftwork.kernels.magnitudes_between import magnitudes_between
 from graftwork.kernels.nth_equal import nth_equal
-from graftwork.merge.buffers import Buffers
-from graftwork.merge.slices import Array, Slice
+from graftwork.merge.slices.buffers import Buffers
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass
 
 RUN = 64

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from graftwork import __version__
 from graftwork.errors import InvalidContent, InvalidInput, InvalidSweep, OperationFailed, OutputBusy
 from graftwork.merge.models.sources import Finder, Origin
-from graftwork.merge.plan import plan
-from graftwork.merge.recipe import digest
-from graftwork.merge.run import merge
+from graftwork.merge.plan.plan import plan
+from graftwork.merge.recipe.recipe import digest
+from graftwork.merge.run.run import merge
 from graftwork.merge.sweep.evaluation import Evaluation
 from graftwork.merge.sweep.results import Result, ResultLog, key_of
 from graftwork.merge.sweep.sweep import Goal, Point

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from graftwork.errors import InvalidRecipe, InvalidSweep, SourceNotFound
 from graftwork.errors.wording import UNKNOWN_KEY
-from graftwork.merge.documents import load_yaml
-from graftwork.merge.parameters import explain
-from graftwork.merge.problem import did_you_mean, first_problem
-from graftwork.merge.recipe import Recipe, load_recipe
+from graftwork.merge.recipe.documents import load_yaml
+from graftwork.merge.recipe.parameters import explain
+from graftwork.merge.recipe.problem import did_you_mean, first_problem
+from graftwork.merge.recipe.recipe import Recipe, load_recipe
 from graftwork.merge.sweep.path import Place, parse_path, replaced
 
 MODEL = "{model}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from graftwork.errors import InvalidSetting
-from graftwork.registry.blobs import BlobStore
+from graftwork.registry.storage.blobs import BlobStore
 from graftwork.settings import Settings
 
 EXPECTED = (

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from graftwork.errors import ArrivalNotFound, CorruptBlob
-from graftwork.registry.blobs import (
+from graftwork.registry.storage.blobs import (
     SignedPut,
     StagedBlob,
     StoredBlob,
@@ -32,7 +32,7 @@ PREFIX_PATTERN = "[0-9a-f][0-9a-f]"
 
 
 class LocalStore(StagingArea):
-    """Blobs as read-only files under `root`; see `graftwork.registry.blobs.BlobStore`."""
+    """Blobs as read-only files under `root`; see `graftwork.registry.storage.blobs.BlobStore`."""
 
     remote = False
 

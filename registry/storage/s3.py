@@ -27,8 +27,16 @@ from graftwork.errors import (
     OperationFailed,
     StorageUnavailable,
 )
-from graftwork.registry.blobs import CHUNK_BYTES, SignedPut, StagedBlob, StoredBlob, parse_place, place, refuse_full
 from graftwork.registry.storage.address import Address
+from graftwork.registry.storage.blobs import (
+    CHUNK_BYTES,
+    SignedPut,
+    StagedBlob,
+    StoredBlob,
+    parse_place,
+    place,
+    refuse_full,
+)
 from graftwork.registry.storage.cache import FileCache
 from graftwork.registry.storage.staging_area import StagingArea
 
@@ -45,7 +53,10 @@ UNCONDITIONAL = frozenset({"501", "NotImplemented"})
 
 
 class ObjectStore(StagingArea):
-    """Blobs as objects of a bucket; see `graftwork.registry.blobs.BlobStore`. `root` holds staged and cached files."""
+    """Blobs as objects of a bucket; see `graftwork.registry.storage.blobs.BlobStore`.
+
+    `root` holds staged and cached files.
+    """
 
     remote = True
 

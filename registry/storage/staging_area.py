@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graftwork.errors import TooLarge
-from graftwork.registry.blobs import StagedBlob, read_chunks, refuse_full, write_all
+from graftwork.registry.storage.blobs import StagedBlob, read_chunks, refuse_full, write_all
 
 STALE_SECONDS = 24 * 3600
 
@@ -66,7 +66,7 @@ class StagingArea(ABC):
 
     @abstractmethod
     def publish(self, staged: StagedBlob, generation: int = 0) -> bool:
-        """Put staged bytes into the store; see `graftwork.registry.blobs.BlobStore`."""
+        """Put staged bytes into the store; see `graftwork.registry.storage.blobs.BlobStore`."""
 
     def put_stream(self, chunks: Iterable[bytes], *, limit: int | None = None) -> tuple[str, int]:
         """Store `chunks` as a first generation. Returns their SHA-256 and size.

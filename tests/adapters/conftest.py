@@ -25,10 +25,10 @@ from transformers import (
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.hosting.host import Host
 from graftwork.adapters.residency.lease import Lease
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
 
 ATTENTION = ["q_proj", "v_proj"]

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from graftwork.adapters.encoder.engine import EncoderEngine
 from graftwork.errors import IncompatibleAdapter
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.transfer.snapshots import materialise
 from graftwork.settings import Settings
 from graftwork.testing.encoders import EncoderFamily, tiny_encoder
 

@@ -18,13 +18,13 @@ from graftwork.adapters.experts.selection import parse_selection, selection_dige
 from graftwork.adapters.variants.lora import load_lora
 from graftwork.cli.main import main
 from graftwork.errors import InvalidExpertSet, InvalidReference, InvalidRequest, NotFound
-from graftwork.registry.expert_sets import Member, create_expert_set
 from graftwork.registry.formats.experts import CONFIG_FILE, WEIGHTS_FILE, layer_of, parse_layers, read_experts
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Kind, Relation, Version
+from graftwork.registry.transfer.expert_sets import Member, create_expert_set
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Kind, Relation, Version
 from graftwork.settings import Settings
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from graftwork.adapters.engine.sequence import Request, Sampling
 from graftwork.adapters.hosting import engines
 from graftwork.adapters.hosting.host import Admission, Host
 from graftwork.errors import AdapterProbeFailed, InvalidCheckpoint, ModelNotFound, NotFound, Overloaded
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Kind, Version
 from graftwork.settings import Settings
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,13 +15,14 @@ from graftwork.adapters.hosting.admission import give_back
 from graftwork.adapters.hosting.host import Admission, Host
 from graftwork.adapters.hosting.watcher import follow_change, follow_once, run_watcher
 from graftwork.errors import InvalidRequest, ModelNotFound, NoAdapterCapacity, NotFound, Overloaded
-from graftwork.registry.expert_sets import Member, create_expert_set
-from graftwork.registry.importer import import_source
+from graftwork.registry.catalog.watch import Watch
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Version
-from graftwork.registry.watch import Watch
+from graftwork.registry.transfer.expert_sets import Member, create_expert_set
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
+from graftwork.testing.waiting import until
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import Family
@@ -38,13 +38,6 @@ def answer(admission: Admission, tokens: int = 6) -> list[int]:
 
 def move(registry: Registry, version: Version, alias: str = "prod") -> None:
     registry.aliases.set(SKILL, alias, version.digest, actor="test", reason="test")
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_what_another_process_moves_is_ready_before_it_is_asked_for(
@@ -99,10 +92,10 @@ def test_what_is_kept_follows_its_alias(host: Host, registry: Registry, versions
     watch = Watch(registry.database)
     assert host.keep("team/skill@prod").digest == versions["attention"].digest
     residency = host.admit("team/base").engine.residency  # it starts with what is kept
-    wait_until(lambda: [each.kept for each in residency.occupants if each.pins == 0] == [True])
+    until(lambda: [each.kept for each in residency.occupants if each.pins == 0] == [True])
     move(registry, versions["everything"])
     follow_once(registry, host, watch)
-    wait_until(lambda: not residency.is_busy)
+    until(lambda: not residency.is_busy)
     kept = {each.digest: each.kept for each in residency.occupants}
     assert kept == {versions["attention"].digest: False, versions["everything"].digest: True}
     assert host.let_go("team/skill@prod")
@@ -119,7 +112,7 @@ def test_of_an_expert_set_with_tasks_what_is_kept_is_what_serves_it(
     kept = create_expert_set(registry, Name.parse("team/set"), [Member("one", Ref.parse("team/skill@v1"))], router)
     residency = host.admit("team/base").engine.residency
     host.keep("team/set@v1")
-    wait_until(lambda: not residency.is_busy)
+    until(lambda: not residency.is_busy)
     first = selection_digest(kept.digest, "first")
     assert [(each.digest, each.kept) for each in residency.occupants] == [(first, True)]
     assert host.let_go("team/set@v1")
@@ -147,10 +140,10 @@ def test_a_withdrawn_version_takes_no_requests_and_ends_those_it_has_in_time(
                 host.admit("team/skill@v2")
             with pytest.raises((ModelNotFound, NotFound)):
                 host.admit("team/skill@v1+team/skill@v2")
-            wait_until(lambda: all(generation.aborted for generation in generations))
+            until(lambda: all(generation.aborted for generation in generations))
         assert {generation.result(timeout=60).finish_reason for generation in generations} == {"abort"}
         assert other.result(timeout=60).finish_reason == "length"
-        wait_until(lambda: residency.digests == [apart.digest])
+        until(lambda: residency.digests == [apart.digest])
         host.admit("team/skill@v1").release()
     finally:
         stop.set()
@@ -230,7 +223,7 @@ def test_a_request_that_is_given_up_while_it_waits_holds_nothing(
         holding = host.admit("team/skill@v2")
         residency = holding.engine.residency
         waiting, given_up = host.request("team/skill@v1"), host.request("team/skill@v1")
-        wait_until(lambda: sum(len(place.waiters) for place in residency._pending) == 2)
+        until(lambda: sum(len(place.waiters) for place in residency._pending) == 2)
         given_up.cancel()
         holding.release()
         waiting.result(20).release()
@@ -238,7 +231,7 @@ def test_a_request_that_is_given_up_while_it_waits_holds_nothing(
         late.result(20)
         assert not late.cancel()
         give_back(late)
-        wait_until(lambda: not residency.is_busy)
+        until(lambda: not residency.is_busy)
     finally:
         host.close()
 
@@ -274,9 +267,9 @@ def test_the_watcher_outlives_a_database_that_fails(
     registry.database.read = failing  # type: ignore[method-assign,assignment]
     thread = threading.Thread(target=run_watcher, args=(registry, host, stop), kwargs={"seconds": 0.01})
     thread.start()
-    wait_until(lambda: "cannot be watched" in caplog.text)
+    until(lambda: "cannot be watched" in caplog.text)
     time.sleep(0.1)
     move(registry, versions["everything"])
-    wait_until(lambda: host.is_resident(versions["everything"].digest))
+    until(lambda: host.is_resident(versions["everything"].digest))
     stop.set()
     thread.join()

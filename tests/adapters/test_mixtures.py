@@ -20,7 +20,7 @@ from graftwork.adapters.variants.lora import load_lora
 from graftwork.adapters.weights import ModelWeights
 from graftwork.errors import GraftworkError, IncompatibleAdapter, InvalidReference, InvalidRequest
 from graftwork.registry.refs import Name
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.versions.version import Kind, Version
 
 WEIGHTS = {"attention": 0.7, "everything": -0.3, "pattern": 1.25}
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -21,18 +19,12 @@ from graftwork.adapters.residency.place import Stage
 from graftwork.adapters.residency.residency import Residency
 from graftwork.adapters.residency.warm import WarmAdapters
 from graftwork.errors import NoAdapterCapacity, Overloaded, TooLarge
+from graftwork.testing.waiting import until
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import EngineFactory, Family
 
 RANKS = {"attention": 4, "everything": 8, "mlp": 3, "pattern": 6, "head": 5}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def lowered(rank: int, values: float = 0.0, *, width: int = 64, bias: bool = False) -> Lowered:
@@ -120,13 +112,13 @@ def test_the_queue_for_rows_is_bounded_and_who_goes_away_leaves_it(family: Famil
     residency = engine_of(family, adapter_rank_rows=8, max_queue=2).residency
     held = occupy(residency, [8])[0]
     first, second = (residency.request(digest, lambda: lowered(8), wait=60) for digest in ("first", "second"))
-    wait_until(lambda: len(residency._queue) == 2)
+    until(lambda: len(residency._queue) == 2)
     with pytest.raises(NoAdapterCapacity):
         residency.request("third", lambda: lowered(8), wait=60).result(20)
     first.cancel()
     held.release()
     second.result(20).release()
-    wait_until(lambda: not residency.is_busy)
+    until(lambda: not residency.is_busy)
 
 
 def test_after_its_patience_the_first_in_the_queue_has_others_drained(family: Family, engine_of: EngineFactory) -> None:
@@ -134,7 +126,7 @@ def test_after_its_patience_the_first_in_the_queue_has_others_drained(family: Fa
     residency._queue._patience = 0.05
     held = occupy(residency, [4, 4])
     large = residency.request("large", lambda: lowered(8), wait=60)
-    wait_until(lambda: residency.digests == [])
+    until(lambda: residency.digests == [])
     again = residency.request("d0", lambda: lowered(4), wait=60)  # a hot adapter cannot keep its rows for ever
     for lease in held:
         lease.release()
@@ -148,7 +140,7 @@ def test_small_adapters_pass_a_large_one_that_does_not_fit_yet(family: Family, e
     residency._queue._patience = 1000.0
     first, _second = occupy(residency, [4, 8])
     large = residency.request("large", lambda: lowered(12), wait=60)
-    wait_until(lambda: len(residency._queue) == 1)
+    until(lambda: len(residency._queue) == 1)
     first.release()
     residency.request("small", lambda: lowered(3), wait=60).result(20).release()
     assert not large.done()
@@ -203,7 +195,7 @@ def test_closing_fails_those_who_wait_and_frees_nothing_that_is_held(family: Fam
     residency = engine_of(family, adapter_rank_rows=8).residency
     held = occupy(residency, [8])[0]
     waiting: Future[Lease] = residency.request("next", lambda: lowered(8), wait=60)
-    wait_until(lambda: len(residency._queue) == 1)
+    until(lambda: len(residency._queue) == 1)
     residency.close()
     with pytest.raises(Overloaded):
         waiting.result(20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -27,6 +26,7 @@ from graftwork.adapters.residency.lease import Lease
 from graftwork.adapters.residency.place import Stage
 from graftwork.errors import NoAdapterCapacity
 from graftwork.registry.formats.peft import read_adapter
+from graftwork.testing.waiting import until
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import EngineFactory, Family
@@ -100,11 +100,15 @@ def swap_machine(family: Family, engine: Engine) -> type[RuleBasedStateMachine]:
             return [asked for asked in self.asked if not asked.admission.done()]
 
         def settle(self) -> None:
-            """Wait until nobody loads, then hand admitted requests to the engine."""
-            deadline = time.monotonic() + 30
-            while residency._pumping or any(place.stage is not Stage.WAITING for place in list(residency._pending)):
-                assert time.monotonic() < deadline, "somebody loads forever"
-                time.sleep(0.0002)
+            """Wait until nobody loads or is about to be told, then hand admitted requests to the engine."""
+
+            def settled() -> bool:
+                with residency._lock:
+                    pending = list(residency._pending)
+                    rests = not residency._pumping and all(place.stage is Stage.WAITING for place in pending)
+                    return rests and len(self.waiting) <= sum(len(place.waiters) for place in pending)
+
+            until(settled)
             for asked in self.asked:
                 if asked.generation is None and asked.admission.done() and not asked.admission.cancelled():
                     lease = asked.admission.result()

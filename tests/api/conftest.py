@@ -18,9 +18,9 @@ from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.residency.residency import Residency
 from graftwork.api.app import create_app
 from graftwork.api.server import running
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.model import load_adapted_model, load_model

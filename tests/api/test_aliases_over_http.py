@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from graftwork.errors import AdapterProbeFailed
+from graftwork.testing.waiting import until
 
 if TYPE_CHECKING:
     from tests.api.conftest import Server
@@ -115,6 +116,6 @@ def test_an_adapter_that_fails_its_probe_does_not_take_the_alias(
     assert (refused.status_code, refused.json()["code"]) == (500, "adapter_probe_failed")
     assert client.get(alias).json()["digest"] == old
     assert ask().headers["x-graftwork-version"] == old
-    assert new not in server.residency.digests
+    until(lambda: new not in server.residency.digests)
     assert client.put(alias, json={"digest": new}).is_success
     assert ask().headers["x-graftwork-version"] == new

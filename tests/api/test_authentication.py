@@ -12,10 +12,10 @@ import pytest
 
 from graftwork.api.app import create_app
 from graftwork.api.server import running
-from graftwork.registry.grants import Grants
-from graftwork.registry.importer import import_source
+from graftwork.registry.access.grants import Grants
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 

@@ -8,8 +8,8 @@ import httpx
 import openai
 import pytest
 
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name
+from graftwork.registry.transfer.importer import import_source
 from graftwork.testing.model import load_model
 from graftwork.testing.tokenizer import character_tokenizer
 

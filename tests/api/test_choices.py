@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -10,6 +9,7 @@ import openai
 import pytest
 
 from graftwork.adapters.engine.sequence import Generation, Request, Sampling
+from graftwork.testing.waiting import until
 
 if TYPE_CHECKING:
     from tests.api.conftest import Alone, Server
@@ -26,10 +26,7 @@ def idle(server: Server) -> bool:
 
 
 def wait_until_idle(server: Server) -> None:
-    deadline = time.monotonic() + 20
-    while not idle(server):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: idle(server))
 
 
 def test_choices_have_the_seeds_that_follow(openai_client: openai.OpenAI) -> None:

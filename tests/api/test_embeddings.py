@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,12 @@ from fastapi import FastAPI
 from graftwork.adapters.encoder.engine import EncoderEngine
 from graftwork.api.app import create_app
 from graftwork.api.server import running
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.encoders import EncoderFamily, encoder_tokenizer, tiny_encoder
+from graftwork.testing.waiting import until
 
 if TYPE_CHECKING:
     from graftwork.testing.family import Family
@@ -222,20 +222,11 @@ def test_a_client_that_goes_away_frees_its_pin(service: Service, monkeypatch: py
     async def ask_and_leave() -> None:
         async with httpx.AsyncClient(base_url=service.url, timeout=60) as leaving:
             asking = asyncio.create_task(leaving.post("/v1/embeddings", json={"model": "enc/a@v1", "input": "a"}))
-            assert await asyncio.to_thread(wait_until, lambda: engine.residency.pins(digest) == 1)
+            await asyncio.to_thread(until, lambda: engine.residency.pins(digest) == 1)
             asking.cancel()
 
     try:
         asyncio.run(ask_and_leave())
-        assert wait_until(lambda: engine.residency.pins(digest) == 0)
+        until(lambda: engine.residency.pins(digest) == 0)
     finally:
         monkeypatch.setattr(engine._queue, "take", take)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True

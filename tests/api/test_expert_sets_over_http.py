@@ -11,9 +11,9 @@ import pytest
 import torch
 from peft import PeftModel
 
-from graftwork.registry.expert_sets import Member, create_expert_set
 from graftwork.registry.formats.experts import FORMAT
 from graftwork.registry.refs import Name, Ref
+from graftwork.registry.transfer.expert_sets import Member, create_expert_set
 from graftwork.testing.model import load_model
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from graftwork.testing.waiting import until
+
 if TYPE_CHECKING:
     from tests.api.conftest import Alone, Server
 
@@ -31,15 +33,6 @@ def body(prompt: tuple[int, ...], **more: Any) -> dict[str, Any]:
         "return_token_ids": True,
         **more,
     }
-
-
-def wait_until(condition: Any, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def unpinned(server: Server) -> bool:
@@ -84,7 +77,7 @@ def test_every_answer_is_one_version_and_the_one_it_names(server: Server, alone:
         assert answer.json()["choices"][0]["token_ids"] == answers_of[digest][prompt]
         served[digest] += 1
     assert set(served) == set(answers_of)
-    assert wait_until(lambda: unpinned(server))
+    until(lambda: unpinned(server))
 
 
 def test_a_request_in_flight_finishes_on_the_version_it_began_with(
@@ -133,12 +126,12 @@ def test_a_client_that_goes_away_frees_its_pin(
     async def ask_and_leave() -> None:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as leaving:
             asking = asyncio.create_task(leaving.post("/v1/completions", json=body(PROMPTS[0], stream=stream)))
-            assert await asyncio.to_thread(wait_until, lambda: server.residency.pins(digest) == 1)
+            await asyncio.to_thread(until, lambda: server.residency.pins(digest) == 1)
             asking.cancel()
 
     try:
         asyncio.run(ask_and_leave())
-        assert wait_until(lambda: server.residency.pins(digest) == 0)
+        until(lambda: server.residency.pins(digest) == 0)
     finally:
         slow.set()
 

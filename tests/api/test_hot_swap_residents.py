@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from graftwork.errors import AdapterProbeFailed
-from graftwork.registry.models import AuditRow
+from graftwork.registry.catalog.watch import INTENT
 from graftwork.registry.refs import Name
-from graftwork.registry.watch import INTENT
+from graftwork.registry.tables import AuditRow
 
 if TYPE_CHECKING:
     from tests.api.conftest import Server

@@ -14,11 +14,11 @@ from graftwork.api.app import create_app
 from graftwork.api.limits import Rates, token_rates
 from graftwork.api.server import running
 from graftwork.errors import QuotaExceeded, RateLimited
-from graftwork.registry.catalog import FileEntry, Kind
-from graftwork.registry.grants import Grants
-from graftwork.registry.importer import import_source
+from graftwork.registry.access.grants import Grants
+from graftwork.registry.catalog.catalog import FileEntry, Kind
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 

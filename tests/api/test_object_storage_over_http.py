@@ -14,9 +14,9 @@ import pytest
 from graftwork.api.app import create_app
 from graftwork.api.server import running
 from graftwork.client import Client, uploads
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.object_storage import BUCKET, ObjectStorage

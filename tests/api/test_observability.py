@@ -19,13 +19,14 @@ from graftwork.api.app import create_app
 from graftwork.api.server import running
 from graftwork.context import job_id
 from graftwork.logs import JsonLines, configure
-from graftwork.registry.grants import Grants
-from graftwork.registry.importer import import_source
+from graftwork.registry.access.grants import Grants
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.postgres import PostgresServer
+from graftwork.testing.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,7 @@ def test_traces_follow_a_request_into_the_engine(client: httpx.Client) -> None:
     try:
         body = {"model": "tiny/base", "prompt": "ab", "max_tokens": 3, "ignore_eos": True}
         client.post("/v1/completions", json=body, headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+        until(lambda: len(exporter.get_finished_spans()) == 3)  # the request's own ends after its answer
     finally:
         tracing.use(None)
     spans = {span.name.partition(" ")[0]: span for span in exporter.get_finished_spans()}

@@ -14,11 +14,11 @@ import pytest
 
 from graftwork.api.app import create_app
 from graftwork.api.server import running
-from graftwork.registry.expert_sets import Member, create_expert_set
-from graftwork.registry.grants import Grants
-from graftwork.registry.importer import import_source
+from graftwork.registry.access.grants import Grants
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.expert_sets import Member, create_expert_set
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 

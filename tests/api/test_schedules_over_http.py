@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name
+from graftwork.registry.transfer.importer import import_source
+from graftwork.testing.waiting import until
 
 if TYPE_CHECKING:
     from tests.api.conftest import Server
@@ -132,12 +133,9 @@ def test_a_sweep_registers_its_best_point(client: httpx.Client, server: Server, 
     assert (result["points"], result["failed"]) == (3, 0)
     version = server.registry.catalog.resolve("tiny/swept@best")
     assert version.digest == result["digest"]
-    deadline = time.monotonic() + 20
-    while not (known := server.registry.evaluations.of([version.digest])):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    known = until(lambda: server.registry.evaluations.of([version.digest]))
     assert [one.value for one in known] == [result["value"]]
-    assert not list((server.registry.home / "sweeps").iterdir())
+    until(lambda: not list((server.registry.home / "sweeps").iterdir()))
     body["recipe"] = {"merge_method": "linear", "models": [{"model": str(tmp_path)}] * 2}
     refused = ended(client, client.post("/api/v1/sweeps", json={**body, "grid": {"seed": [1]}}))
     assert refused["state"] == "failed"

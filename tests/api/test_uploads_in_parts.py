@@ -17,12 +17,12 @@ from safetensors.torch import load, save
 
 from graftwork.api.app import create_app
 from graftwork.api.server import running
+from graftwork.registry.access.grants import Grants
+from graftwork.registry.arrivals.intents import DeclaredFile, Intent
 from graftwork.registry.gc import collect
-from graftwork.registry.grants import Grants
-from graftwork.registry.importer import import_source
-from graftwork.registry.intents import DeclaredFile, Intent
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from graftwork.cli.main import main
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.tiny import tiny_family

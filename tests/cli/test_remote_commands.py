@@ -16,7 +16,7 @@ from graftwork.api.app import create_app
 from graftwork.api.server import running
 from graftwork.cli.main import main
 from graftwork.client import Client
-from graftwork.registry.grants import Grants
+from graftwork.registry.access.grants import Grants
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 from graftwork.testing.family import Family

@@ -42,10 +42,10 @@ from graftwork.errors import (
     UnknownMethod,
     UploadNotFound,
 )
-from graftwork.registry.importer import import_source
+from graftwork.registry.jobs.schedules import Overlap
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.schedules import Overlap
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.tiny import tiny_family

@@ -17,9 +17,9 @@ from fastapi import FastAPI
 from graftwork.api.app import create_app
 from graftwork.api.gateway.host import FleetHost
 from graftwork.api.server import running
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.tiny import TINY, tiny_family

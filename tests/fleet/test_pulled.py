@@ -14,7 +14,7 @@ import pytest
 
 from graftwork.adapters.fleet.names import EngineName
 from graftwork.errors import CorruptBlob, InvalidAdapter, OperationFailed, UnservableAdapter
-from graftwork.registry.manifest import FileEntry
+from graftwork.registry.versions.manifest import FileEntry
 from graftwork.settings import Settings
 from graftwork.vllm_plugin.entry import max_rank
 from graftwork.vllm_plugin.pulled import Pulled, check_servable

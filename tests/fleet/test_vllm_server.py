@@ -19,10 +19,11 @@ import httpx
 import pytest
 import torch
 
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
+from graftwork.registry.transfer.importer import import_source
 from graftwork.testing.model import load_adapted_model, load_model, with_new_adapter
 from graftwork.testing.tiny import TINY
+from graftwork.testing.waiting import until
 
 if TYPE_CHECKING:
     from graftwork.testing.family import Family
@@ -195,10 +196,7 @@ def test_a_client_that_goes_away_stops_the_real_server(gateway: Gateway, port: i
     asked = ask("tiny/a@v1", stream=True, max_tokens=120)
     with httpx.stream("POST", f"{gateway.url}/v1/completions", json=asked) as told:
         next(told.iter_raw())
-    deadline = time.monotonic() + 20
-    while metric(port, "vllm:num_requests_running") or gateway.in_flight():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not metric(port, "vllm:num_requests_running") and not gateway.in_flight())
     assert metric(port, "vllm:generation_tokens_total") - before < 100
 
 

@@ -18,10 +18,10 @@ from huggingface_hub import HfApi
 from graftwork.api.app import create_app
 from graftwork.api.hub import lfs
 from graftwork.api.server import running
-from graftwork.registry.grants import Grants
-from graftwork.registry.importer import import_source
+from graftwork.registry.access.grants import Grants
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.tiny import tiny_family

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
+from graftwork.registry.transfer.importer import import_source
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub

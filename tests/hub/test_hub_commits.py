@@ -13,7 +13,7 @@ import pytest
 
 from graftwork.api.hub import signing
 from graftwork.api.hub.signing import Grant
-from graftwork.registry.references import drafted
+from graftwork.registry.storage.references import drafted
 
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub

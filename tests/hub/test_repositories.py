@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from graftwork.errors import InvalidRequest, RepositoryExists, StaleCommit, VersionWithdrawn
-from graftwork.registry.commits import Addition, Change, Deletion, commit
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.commits import Addition, Change, Deletion, commit
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from graftwork.merge.recipe import Recipe, load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import Recipe, load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.settings import Settings
 
 Tensors = dict[str, NDArray[Any]]

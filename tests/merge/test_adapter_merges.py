@@ -19,7 +19,7 @@ from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, load_lora
 from graftwork.errors import IncompatibleAdapter, IncompatibleModels, InvalidCheckpoint, InvalidRecipe
 from graftwork.merge.lora.kmeans import cluster
 from graftwork.merge.methods.lora_lego import LoraLego
-from graftwork.merge.run import merge
+from graftwork.merge.run.run import merge
 from graftwork.registry.formats.peft import read_adapter
 from graftwork.settings import Settings
 
@@ -65,7 +65,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_for(family: Path, method: str, names: list[str], weights: list[float] | None = None, **more: Any) -> Any:
-    from graftwork.merge.recipe import load_recipe
+    from graftwork.merge.recipe.recipe import load_recipe
 
     models = [{"model": str(family / name)} for name in names]
     if weights is not None:

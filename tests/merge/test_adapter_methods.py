@@ -17,9 +17,9 @@ from graftwork.adapters.variants.lora import LoraFactors
 from graftwork.errors import InvalidRecipe, InvalidSetting
 from graftwork.merge.lora.products import LINEAR, Change, Changes, combine, measure_module, weights
 from graftwork.merge.method import find_method, methods
-from graftwork.merge.plan import plan
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.plan.plan import plan
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.settings import Settings
 
 Dense = dict[str, NDArray[np.float64]]

@@ -12,10 +12,10 @@ import torch
 
 from graftwork.errors import InvalidSetting, NonFiniteTensor
 from graftwork.kernels.dispatch import Kernel
-from graftwork.merge.output.folder import write_folder
 from graftwork.merge.output.journal import Journal
-from graftwork.merge.plan import Plan, plan
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.plan.plan import Plan, plan
+from graftwork.merge.run.folder.folder import write_folder
+from graftwork.merge.slices.slices import GRAIN
 from graftwork.settings import Settings, load_settings
 
 HOST = "cpu:0"

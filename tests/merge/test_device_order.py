@@ -23,11 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftwork.kernels.arrays import arrays_in
 from graftwork.kernels.dispatch import Kernel
-from graftwork.merge.device import intake, lane
+from graftwork.merge.device import lane
 from graftwork.merge.device.accelerator import Accelerator
-from graftwork.merge.execute import Run
 from graftwork.merge.models.sources import Source
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.run import device_intake as intake
+from graftwork.merge.run.execute import Run
+from graftwork.merge.slices.slices import GRAIN
 
 Clock = dict[int, int]
 NUMBERS = itertools.count()

@@ -19,10 +19,10 @@ from graftwork.errors import Cancelled, InvalidRequest, InvalidSetting, Operatio
 from graftwork.merge.evaluation.by_version import Found, evaluate
 from graftwork.merge.evaluation.evaluator import evaluators
 from graftwork.merge.evaluation.yardstick import Yardstick
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Kind
 from graftwork.settings import Settings
 from graftwork.testing.encoders import EncoderFamily, tiny_encoder
 from graftwork.testing.family import Family

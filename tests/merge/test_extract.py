@@ -26,13 +26,13 @@ from graftwork.errors import (
 )
 from graftwork.merge.extract.extract import extract, extract_version
 from graftwork.merge.extract.extraction import is_linear
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.registry.formats.peft import read_adapter
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Kind
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.tiny import tiny_family

@@ -15,9 +15,9 @@ from graftwork.merge.methods.model_stock import ModelStock
 from graftwork.merge.methods.multislerp import Multislerp
 from graftwork.merge.methods.nuslerp import Nuslerp
 from graftwork.merge.methods.slerp import Slerp
-from graftwork.merge.slices import GRAIN
-from graftwork.merge.sphere import arc
+from graftwork.merge.slices.slices import GRAIN
 from graftwork.merge.statistics.inner_products import GridProducts, PairwiseSum, VectorProducts
+from graftwork.merge.statistics.sphere import arc
 from graftwork.testing.measuring import measured
 
 Doubles = NDArray[np.float64]

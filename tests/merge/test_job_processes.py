@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +22,14 @@ from graftwork.errors import InvalidRequest
 from graftwork.merge.jobs.kinds.merge import submit_merge
 from graftwork.merge.jobs.submit import submit
 from graftwork.merge.jobs.worker import run_next, run_worker
-from graftwork.merge.recipe import load_recipe
-from graftwork.registry.importer import import_source
-from graftwork.registry.job_events import EventKind
-from graftwork.registry.jobs import State
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.registry.jobs.events import EventKind
+from graftwork.registry.jobs.jobs import State
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
+from graftwork.testing.waiting import until
 
 STUCK = {"source": "hf:acme/llama", "name": "acme/llama"}
 WORKER = """
@@ -72,14 +73,6 @@ def working(registry: Registry, settings: Settings) -> Iterator[threading.Event]
     finally:
         stop.set()
         thread.join()
-
-
-def until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def ended(process: psutil.Process) -> bool:
@@ -133,7 +126,7 @@ def test_a_job_whose_process_is_killed_is_tried_again(registry: Registry, settin
     with working(registry, settings):
         (child,) = until(job_processes)
         os.kill(child.pid, signal.SIGKILL)
-        seen = until(lambda: (now := registry.jobs.get(job.id)).error_code and now)
+        seen = until(lambda: now if (now := registry.jobs.get(job.id)).error_code else None)
     assert (seen.state, seen.attempt) == (State.QUEUED, 1)
     assert seen.error_message == "Its process was killed by signal 9."
 

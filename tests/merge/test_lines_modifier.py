@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from graftwork.errors import InvalidRecipe
-from graftwork.merge.output.folder import write_folder
-from graftwork.merge.plan import plan
+from graftwork.merge.plan.plan import plan
+from graftwork.merge.run.folder.folder import write_folder
 from graftwork.settings import Settings
 
 

@@ -25,14 +25,14 @@ from graftwork.errors import (
 from graftwork.merge.jobs.attempt import Failure, attempt
 from graftwork.merge.jobs.kinds.merge import submit_merge
 from graftwork.merge.jobs.worker import run_next, run_worker
-from graftwork.merge.recipe import Recipe, digest, load_recipe
-from graftwork.merge.run import merge
-from graftwork.registry.importer import import_source
-from graftwork.registry.jobs import Claim, Job, State
+from graftwork.merge.recipe.recipe import Recipe, digest, load_recipe
+from graftwork.merge.run.run import merge
+from graftwork.registry.jobs.jobs import Claim, Job, State
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Kind, Relation
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Kind, Relation
 from graftwork.settings import Settings
 
 TIES = {

@@ -32,9 +32,9 @@ from graftwork.errors import (
     StorageFull,
 )
 from graftwork.merge.models.sources import Source
-from graftwork.merge.output.folder import write_folder
-from graftwork.merge.plan import Plan, plan
-from graftwork.merge.run import merge
+from graftwork.merge.plan.plan import Plan, plan
+from graftwork.merge.run.folder.folder import write_folder
+from graftwork.merge.run.run import merge
 from graftwork.settings import Settings
 
 GRAIN = 65_536
@@ -293,8 +293,8 @@ def test_progress_grows_to_the_end(bench: Any) -> None:
 SLOW_MERGE = """
 import sys, time
 from pathlib import Path
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.settings import Settings
 
 def slowly(stage, done, total):

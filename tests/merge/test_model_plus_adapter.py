@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, PeftModel, VeraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from graftwork.errors import GraftworkError
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
+from graftwork.merge.slices.slices import GRAIN
 from graftwork.settings import Settings
 
 LLAMA = LlamaConfig(
@@ -25,15 +25,23 @@ LLAMA = LlamaConfig(
 GPT2 = GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0)
 
 
+TARGETS = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn"]}
+
+
 def family(root: Path, kind: str = "llama", **options: Any) -> str:
+    targets = options.pop("target_modules", TARGETS[kind])
+    return adapted_by(root, kind, LoraConfig(r=5, lora_alpha=7, target_modules=targets, **options))
+
+
+def adapted_by(root: Path, kind: str, config: PeftConfig) -> str:
+    """A base and an adapter whose every parameter differs from what it was initialised with."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(LLAMA) if kind == "llama" else GPT2LMHeadModel(GPT2)
     model.save_pretrained(root / "base")
-    targets = ["q_proj", "down_proj"] if kind == "llama" else ["c_attn"]
-    adapted = get_peft_model(model, LoraConfig(r=5, lora_alpha=7, target_modules=targets, **options))
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+    adapted = get_peft_model(model, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn_like(parameter)
     adapted.save_pretrained(str(root / "lora"))
     return f"{root / 'base'}+{root / 'lora'}"
 
@@ -63,8 +71,52 @@ def test_the_result_is_pefts(tmp_path: Path, kind: str, options: dict[str, Any])
         torch.testing.assert_close(got[name], values, rtol=1e-5, atol=1e-5, msg=name)
 
 
+VARIANTS: dict[str, tuple[str, PeftConfig]] = {
+    "DoRA": ("llama", LoraConfig(r=5, use_dora=True, target_modules=["q_proj", "down_proj"])),
+    "DoRA on a Conv1D": ("gpt2", LoraConfig(r=5, use_dora=True, target_modules=["c_attn"], fan_in_fan_out=True)),
+    "LoRA and DoRA on the embedding": ("llama", LoraConfig(r=3, use_dora=True, target_modules=["embed_tokens"])),
+    "LoRA on the embedding": ("gpt2", LoraConfig(r=3, target_modules=["wpe", "c_fc"], fan_in_fan_out=True)),
+    "AdaLoRA": ("llama", AdaLoraConfig(init_r=5, target_r=3, total_step=9, target_modules=["q_proj"])),
+    "VeRA": ("llama", VeraConfig(r=6, target_modules=["q_proj", "o_proj"])),
+    "IA3": ("llama", IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])),
+    "IA3 with biases": (
+        "gpt2", IA3Config(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"],
+                          fan_in_fan_out=True),
+    ),
+    "a saved head and embedding": (
+        "llama", LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens", "norm"]),
+    ),
+    "biases": ("gpt2", LoraConfig(r=4, target_modules=["c_attn"], bias="all", fan_in_fan_out=True)),
+    "a bias of B": ("gpt2", LoraConfig(r=4, target_modules=["c_attn"], lora_bias=True, fan_in_fan_out=True)),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Adapter 'default'.*invalid shape:UserWarning")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_merged_as_peft_merges_it(tmp_path: Path, name: str) -> None:
+    kind, config = VARIANTS[name]
+    reference = adapted_by(tmp_path, kind, config)
+    got, wanted = passthrough(reference, tmp_path / "out", memory=40 * GRAIN), expected(tmp_path, kind)
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    assert got.keys() == wanted.keys() == base.keys()
+    changed = [tensor for tensor, values in wanted.items() if not torch.equal(values, base[tensor])]
+    assert changed
+    for tensor, values in wanted.items():
+        torch.testing.assert_close(got[tensor], values, rtol=1e-5, atol=1e-5, msg=tensor)
+        assert tensor in changed or torch.equal(got[tensor], base[tensor])
+
+
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
+@pytest.mark.filterwarnings("ignore:Adapter 'default'.*invalid shape:UserWarning")
+def test_a_bias_that_the_base_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    reference = family(tmp_path, lora_bias=True)
+    with pytest.raises(GraftworkError, match=r"a bias of '\S+down_proj', and the base has none to merge it into"):
+        passthrough(reference, tmp_path / "out")
+
+
 def test_the_bytes_do_not_depend_on_slices_or_threads(tmp_path: Path) -> None:
-    reference = family(tmp_path)
+    reference = family(tmp_path, use_dora=True)
     small = passthrough(reference, tmp_path / "small", memory=40 * GRAIN, threads=1)
     large = passthrough(reference, tmp_path / "large", memory=1_000_000_000, threads=2)
     assert all(torch.equal(small[name], values) for name, values in large.items())
@@ -106,7 +158,7 @@ def test_a_bfloat16_model_is_rounded_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("first", "second"), [("base", "base"), ("lora", "lora"), ("lora", "base")])
 def test_only_a_model_and_an_adapter_can_be_added(tmp_path: Path, first: str, second: str) -> None:
     family(tmp_path)
-    with pytest.raises(GraftworkError, match=r"expected a whole model, a \+ and one LoRA adapter"):
+    with pytest.raises(GraftworkError, match=r"expected a whole model, a \+ and one adapter"):
         passthrough(f"{tmp_path / first}+{tmp_path / second}", tmp_path / "out")
 
 

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from graftwork.errors import GraftworkError, InvalidRecipe, NonFiniteTensor
-from graftwork.merge import steps
-from graftwork.merge.output.folder import write_folder
-from graftwork.merge.plan import plan
-from graftwork.merge.recipe import digest, load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.plan.plan import plan
+from graftwork.merge.recipe.recipe import digest, load_recipe
+from graftwork.merge.run import steps
+from graftwork.merge.run.folder.folder import write_folder
+from graftwork.merge.run.run import merge
 from graftwork.settings import Settings
 
 
@@ -109,7 +109,7 @@ def test_a_step_is_done_again_when_an_input_changed(bench: Any, monkeypatch: pyt
     paths, (base, a) = bench.family(1)
     recipe = load_recipe(text(average(paths[0], paths[1], name="first"), average("first", paths[0])))
     with monkeypatch.context() as patch:
-        patch.setattr("graftwork.merge.run.write_folder", _interrupt)
+        patch.setattr("graftwork.merge.run.run.write_folder", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             bench.merge(recipe)
     file = Path(paths[1]) / "model.safetensors"

@@ -19,16 +19,16 @@ from graftwork.merge.jobs.attempt import Failure, attempt
 from graftwork.merge.jobs.scheduler import add_schedule, change_schedule, fire_due, fire_now, note_on
 from graftwork.merge.jobs.selection import Query, select
 from graftwork.merge.sweep.sweep import MODEL
-from graftwork.registry import jobs
-from graftwork.registry.access import Access, acting_for
-from graftwork.registry.cron import Cron
-from graftwork.registry.grants import Grants
-from graftwork.registry.importer import import_source
-from graftwork.registry.job_events import EventKind
-from graftwork.registry.jobs import Job, State
+from graftwork.registry.access.access import Access, acting_for
+from graftwork.registry.access.grants import Grants
+from graftwork.registry.jobs import jobs
+from graftwork.registry.jobs.cron import Cron
+from graftwork.registry.jobs.events import EventKind
+from graftwork.registry.jobs.jobs import Job, State
+from graftwork.registry.jobs.schedules import Overlap, Recurrence
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.schedules import Overlap, Recurrence
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.tiny import tiny_family

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from graftwork.merge.method import Method, methods
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.slices.slices import GRAIN
 
 Tensors = dict[str, NDArray[Any]]
 Parameters = Mapping[str, Any]

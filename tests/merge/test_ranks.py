@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graftwork.merge.slices import Slice
+from graftwork.merge.slices.slices import Slice
 from graftwork.merge.statistics import ranks
 from graftwork.merge.statistics.passes import Extent, Measuring
 from graftwork.merge.statistics.ranks import Selection, cut_equals, settle

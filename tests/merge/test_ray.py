@@ -22,22 +22,22 @@ import pytest
 from graftwork.errors import Cancelled, InvalidSetting, NonFiniteTensor, OperationFailed, ServerUnreachable
 from graftwork.merge.jobs.kinds.merge import submit_merge
 from graftwork.merge.jobs.worker import run_next
-from graftwork.merge.output.folder import write_folder
 from graftwork.merge.output.journal import JOURNAL_FILE, Journal
 from graftwork.merge.output.writer import OutputFolder
-from graftwork.merge.plan import Plan, plan
-from graftwork.merge.recipe import Recipe
-from graftwork.merge.run import merge
+from graftwork.merge.plan.plan import Plan, plan
+from graftwork.merge.recipe.recipe import Recipe
+from graftwork.merge.run.folder.folder import write_folder
+from graftwork.merge.run.run import merge
 from graftwork.progress import Progress, silent
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings, environment
 from graftwork.testing.tiny import tiny_family
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-from graftwork.merge.ray import crew as crews  # noqa: E402  only where ray is
-from graftwork.merge.ray.share import Share  # noqa: E402
+from graftwork.merge.run.ray import crew as crews  # noqa: E402  only where ray is
+from graftwork.merge.run.ray.share import Share  # noqa: E402
 
 GRAIN = 65_536
 LOCAL = Settings(threads=1, memory=64 * GRAIN)
@@ -298,7 +298,7 @@ def test_it_is_cancelled_and_leaves_no_worker(bench: Any, paths: list[str]) -> N
 
 def test_another_plan_on_a_worker_is_refused(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     paths, _ = bench.family(1)
-    monkeypatch.setattr("graftwork.merge.ray.order.identity", lambda planned: "another")
+    monkeypatch.setattr("graftwork.merge.run.ray.order.identity", lambda planned: "another")
     with pytest.raises(OperationFailed, match=r"^Planning the merge on \S+ failed: its files or its Graftwork"):
         merge(bench.recipe("ties", paths), out=bench.root / "merged", settings=RAY)
 
@@ -338,7 +338,7 @@ def test_without_ray_the_extra_is_named(bench: Any, monkeypatch: pytest.MonkeyPa
     paths, _ = bench.family(1)
     monkeypatch.setitem(sys.modules, "ray", None)
     for module in ("spread", "crew"):
-        monkeypatch.delitem(sys.modules, f"graftwork.merge.ray.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"graftwork.merge.run.ray.{module}", raising=False)
     with pytest.raises(InvalidSetting, match=r"pip install 'graftwork\[ray\]'"):
         merge(bench.recipe("ties", paths), out=bench.root / "merged", settings=RAY)
 

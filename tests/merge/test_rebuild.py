@@ -13,16 +13,16 @@ from graftwork.merge.extract.extract import extract_version
 from graftwork.merge.jobs.kinds.rebuild import RebuildOrder, find_rebuild, submit_rebuild
 from graftwork.merge.jobs.worker import run_next
 from graftwork.merge.rebuild.carry_out import carry_out
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
-from graftwork.registry.access import Access, acting_for
-from graftwork.registry.catalog import Version
-from graftwork.registry.grants import Grants
-from graftwork.registry.importer import import_source
-from graftwork.registry.jobs import State
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
+from graftwork.registry.access.access import Access, acting_for
+from graftwork.registry.access.grants import Grants
+from graftwork.registry.catalog.catalog import Version
+from graftwork.registry.jobs.jobs import State
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind, Relation
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Kind, Relation
 from graftwork.settings import Settings
 
 Make = Callable[..., Version]

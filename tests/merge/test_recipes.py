@@ -16,10 +16,10 @@ from graftwork.errors import (
     UnknownMethod,
     UnknownParameter,
 )
-from graftwork.merge.layers import depth_of, find_blocks
 from graftwork.merge.method import find_method, methods
-from graftwork.merge.plan import Plan, plan
-from graftwork.merge.recipe import digest, load_recipe
+from graftwork.merge.models.layers import depth_of, find_blocks
+from graftwork.merge.plan.plan import Plan, plan
+from graftwork.merge.recipe.recipe import digest, load_recipe
 from graftwork.settings import Settings
 
 RECIPE = """
@@ -88,6 +88,7 @@ def test_the_digest_does_not_depend_on_how_the_recipe_is_written() -> None:
         (("seed: 7", "modules: {text: {}, vision: {}}"), "at modules: only the module 'default' is supported"),
         (("seed: 7", "compat: other"), "at compat: .*'mergekit'"),
         (("seed: 7", "seed: ]"), "the YAML"),
+        (("lambda: 1.1", "lambda: " + "[" * 63 + "]" * 63), "nested more than 64 levels deep"),
     ],
 )
 def test_what_a_recipe_may_not_say_is_named(change: tuple[str, str], said: str) -> None:

@@ -18,16 +18,16 @@ import pytest
 
 from graftwork.errors import Cancelled, StorageFull
 from graftwork.merge.models.sources import Source
-from graftwork.merge.output.folder import write_folder
-from graftwork.merge.output.identity import identity
 from graftwork.merge.output.journal import JOURNAL_FILE, Journal, decode, encode
 from graftwork.merge.output.workplace import workplace
-from graftwork.merge.plan import Plan, plan
-from graftwork.merge.publish import publish
+from graftwork.merge.plan.identity import identity
+from graftwork.merge.plan.plan import Plan, plan
+from graftwork.merge.run.folder.folder import write_folder
+from graftwork.merge.run.publish import publish
 from graftwork.merge.statistics.magnitudes import Cut
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from graftwork.errors import InvalidRecipe
-from graftwork.merge.plan import plan
-from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.plan.plan import plan
+from graftwork.merge.slices.slices import GRAIN, Slice
 from graftwork.merge.statistics.importance import FusionImportance
 from graftwork.settings import Settings
 from graftwork.testing.measuring import measured

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from graftwork.merge.method import find_method
-from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.slices.slices import GRAIN, Slice
 from graftwork.merge.statistics.passes import Extent
 
 Doubles = NDArray[np.float64]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from graftwork.errors import InvalidRecipe
-from graftwork.merge.plan import plan
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.plan.plan import plan
+from graftwork.merge.slices.slices import GRAIN
 from graftwork.settings import Settings
 
 Doubles = NDArray[np.float64]

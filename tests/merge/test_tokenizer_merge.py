@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from graftwork.errors import GraftworkError, IncompatibleModels, InvalidRecipe
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
-from graftwork.merge.slices import GRAIN
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
+from graftwork.merge.slices.slices import GRAIN
 from graftwork.settings import Settings
 
 A = ["<unk>", "<s>", "red", "green", "blue", "lime"]

@@ -28,10 +28,10 @@ from transformers import (
 )
 
 from graftwork.errors import InvalidCheckpoint, InvalidRecipe, InvalidSetting
-from graftwork.merge.permute.architectures import groups_of
-from graftwork.merge.permute.permutation import Group, arrange, connected
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.models.permute.architectures import groups_of
+from graftwork.merge.models.permute.permutation import Group, arrange, connected
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.settings import Settings
 

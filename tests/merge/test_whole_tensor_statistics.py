@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
 from graftwork.kernels.ties_combine import KEEP_EQUAL
-from graftwork.merge.slices import Slice
+from graftwork.merge.slices.slices import Slice
 from graftwork.merge.statistics.magnitudes import Cut, DotProducts, LargestMagnitudes, SignMajority
 from graftwork.merge.statistics.passes import Extent, Measuring
 

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from graftwork.errors import AliasConflict, AliasNotFound, ArtifactNotFound, InvalidName, RevisionNotFound
-from graftwork.registry.aliases import AliasEntry
-from graftwork.registry.catalog import FileEntry, Kind
+from graftwork.registry.catalog.aliases import AliasEntry
+from graftwork.registry.catalog.catalog import FileEntry, Kind
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 

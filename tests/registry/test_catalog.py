@@ -15,9 +15,9 @@ from graftwork.errors import (
     RevisionNotFound,
     UnsafeFile,
 )
-from graftwork.registry.access import Access, acting_for
-from graftwork.registry.catalog import FileEntry, Kind, Parent, TensorRecord, Version
-from graftwork.registry.grants import Grants
+from graftwork.registry.access.access import Access, acting_for
+from graftwork.registry.access.grants import Grants
+from graftwork.registry.catalog.catalog import FileEntry, Kind, Parent, TensorRecord, Version
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 
@@ -108,7 +108,7 @@ def test_what_is_not_there_is_named_with_what_is(registry: Registry) -> None:
 
 def test_ambiguous_digits_are_refused(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = iter(["abcdef01" + "0" * 56, "abcdef01" + "1" * 56])
-    monkeypatch.setattr("graftwork.registry.registration.manifest_digest", lambda *manifest: next(digests))
+    monkeypatch.setattr("graftwork.registry.catalog.registration.manifest_digest", lambda *manifest: next(digests))
     add(registry, "one")
     add(registry, "two")
     with pytest.raises(InvalidReference, match="more digits"):

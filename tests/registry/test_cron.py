@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graftwork.errors import InvalidRequest
-from graftwork.registry.cron import Cron
+from graftwork.registry.jobs.cron import Cron
 
 MINUTE = timedelta(minutes=1)
 CHANGES = {

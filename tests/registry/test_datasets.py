@@ -11,11 +11,11 @@ import pytest
 from graftwork.errors import GraftworkError, InvalidDataset, InvalidRequest, TooLarge
 from graftwork.registry.formats import dataset
 from graftwork.registry.formats.dataset import read_dataset, read_examples
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Kind
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Kind
 
 CHOICE = {"prompt": "2+2=", "options": ["3", "4"], "answer": "4"}
 

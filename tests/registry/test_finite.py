@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from graftwork.errors import NonFiniteTensor
 from graftwork.registry.formats.finite import CHUNK_BYTES, check_finite
 from graftwork.registry.formats.safetensors import read_header
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

@@ -13,13 +13,13 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from graftwork.errors import ArtifactNotFound, VersionWithdrawn
-from graftwork.registry.catalog import Kind, Version
+from graftwork.registry.catalog.catalog import Kind, Version
 from graftwork.registry.gc import Report, collect
-from graftwork.registry.models import BlobRow, CommitRow, MarkRow, RepositoryRow, UploadPartRow, UploadRow
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise, verify
-from graftwork.registry.versions import FileEntry
+from graftwork.registry.tables import BlobRow, CommitRow, MarkRow, RepositoryRow, UploadPartRow, UploadRow
+from graftwork.registry.transfer.snapshots import materialise, verify
+from graftwork.registry.versions.version import FileEntry
 from graftwork.settings import Settings
 
 HOUR = 3600.0
@@ -218,10 +218,10 @@ def test_a_process_that_dies_between_commit_and_deletion_leaves_an_orphan(
 UPLOAD = """
 import sys, itertools
 from pathlib import Path
-from graftwork.registry.importer import import_staged
+from graftwork.registry.transfer.importer import import_staged
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind
+from graftwork.registry.versions.version import Kind
 from graftwork.settings import Settings
 import numpy as np
 from safetensors.numpy import save_file

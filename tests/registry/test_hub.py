@@ -14,8 +14,8 @@ from urllib.parse import unquote
 import pytest
 
 from graftwork.errors import InvalidReference
-from graftwork.registry.hub import download
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.hub import download
 from graftwork.settings import Settings
 
 COMMIT = "c0ffee" + "0" * 34
@@ -106,7 +106,7 @@ IMPORT = """
 import sys
 from pathlib import Path
 from graftwork.errors import GraftworkError
-from graftwork.registry.importer import import_source
+from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings

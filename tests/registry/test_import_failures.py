@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from graftwork.errors import GraftworkError, InputChanged, StorageFull
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 
 NAME = Name("acme", "model")
@@ -86,7 +86,7 @@ def test_a_source_that_changes_under_the_reader_is_refused(
 IMPORT = """
 import sys, time
 from pathlib import Path
-from graftwork.registry.importer import import_source
+from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
@@ -128,7 +128,7 @@ def test_an_import_that_is_killed_shows_nothing_and_can_be_run_again(settings: S
 KILLED_IN_COMMIT = """
 import os, signal, sys
 from pathlib import Path
-from graftwork.registry.importer import import_staged
+from graftwork.registry.transfer.importer import import_staged
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings

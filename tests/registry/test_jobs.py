@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import text
 
 from graftwork.errors import JobNotFound, LeaseLost
-from graftwork.registry.catalog import FileEntry, Kind
-from graftwork.registry.jobs import Claim, Jobs, State
+from graftwork.registry.catalog.catalog import FileEntry, Kind
+from graftwork.registry.jobs.jobs import Claim, Jobs, State
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings

@@ -15,12 +15,12 @@ from graftwork.errors import (
     VersionQuarantined,
     VersionWithdrawn,
 )
-from graftwork.registry.access import Access, acting_for
-from graftwork.registry.catalog import FileEntry, Kind, Parent, Relation, Version
-from graftwork.registry.grants import Grants
-from graftwork.registry.marks import Mark
+from graftwork.registry.access.access import Access, acting_for
+from graftwork.registry.access.grants import Grants
+from graftwork.registry.catalog.catalog import FileEntry, Kind, Parent, Relation, Version
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.versions.marks import Mark
 
 Make = Callable[..., Version]
 

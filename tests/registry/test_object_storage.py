@@ -20,14 +20,14 @@ import httpx
 import pytest
 
 from graftwork.errors import CorruptBlob, InputChanged, InvalidSetting, StorageUnavailable
-from graftwork.registry.blobs import StagedBlob, place
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import export, materialise, verify
 from graftwork.registry.storage import cache, s3
 from graftwork.registry.storage.address import Address
+from graftwork.registry.storage.blobs import StagedBlob, place
 from graftwork.registry.storage.s3 import ObjectStore
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.transfer.snapshots import export, materialise, verify
 from graftwork.settings import Settings
 from graftwork.testing.object_storage import BUCKET, ObjectStorage
 
@@ -217,7 +217,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(
 IMPORT = """
 import sys
 from pathlib import Path
-from graftwork.registry.importer import import_source
+from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings

@@ -116,6 +116,7 @@ def test_patterns_match_as_peft_matches_them(tmp_path: Path, family: dict[str, P
         ({"alpha_pattern": {"q_proj": "x"}}, "alpha_pattern"),
         ({"rank_pattern": {"(": 4}}, "pattern"),
         ({"rank_pattern": {"(a+)+": 4}}, "pattern"),
+        ({"rank_pattern": {"(?i)q_proj": 4}}, "pattern"),
     ],
 )
 def test_an_option_that_is_not_known_is_refused_by_name(

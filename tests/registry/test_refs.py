@@ -65,7 +65,7 @@ def test_any_other_alias_is_accepted(alias: str) -> None:
 def test_opening_a_registry_imports_no_heavy_library() -> None:
     code = """
 import sys, tempfile, pathlib
-import graftwork.registry.importer, graftwork.registry.snapshots
+import graftwork.registry.transfer.importer, graftwork.registry.transfer.snapshots
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 home = pathlib.Path(tempfile.mkdtemp())

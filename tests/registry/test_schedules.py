@@ -11,11 +11,11 @@ import pytest
 
 from graftwork.errors import InvalidRequest, ScheduleExists, ScheduleNotFound
 from graftwork.merge.jobs.scheduler import MOST_CAUGHT_UP, add_schedule, fire_due, fire_now, run_schedules
-from graftwork.registry.cron import Cron
-from graftwork.registry.jobs import Job, State
+from graftwork.registry.jobs.cron import Cron
+from graftwork.registry.jobs.jobs import Job, State
+from graftwork.registry.jobs.schedules import CatchUp, Overlap, Recurrence, Schedule
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-from graftwork.registry.schedules import CatchUp, Overlap, Recurrence, Schedule
 from graftwork.settings import Settings
 
 NAME = Name.parse("acme/hourly")

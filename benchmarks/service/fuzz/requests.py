@@ -13,11 +13,11 @@ from starlette.requests import Request
 from benchmarks.service.fuzz import mutation
 from graftwork.api.bodies import content_digest
 from graftwork.api.uploads import Allowed, _boundary, _Staging
-from graftwork.merge.plan import plan
-from graftwork.merge.recipe import digest, load_recipe
+from graftwork.merge.plan.plan import plan
+from graftwork.merge.recipe.recipe import digest, load_recipe
 from graftwork.merge.sweep.sweep import load_sweep
+from graftwork.registry.access.grants import Grants
 from graftwork.registry.formats.folder import Spellings, check_kind, check_path
-from graftwork.registry.grants import Grants
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.settings import Settings
 from graftwork.testing.tiny import tiny_family

@@ -13,9 +13,9 @@ from graftwork.merge.evaluation.yardstick import Yardstick, check_measured, find
 from graftwork.merge.jobs.kind import Fired, Kind
 from graftwork.merge.jobs.submit import submit
 from graftwork.merge.jobs.work import Work
-from graftwork.registry.access import require
-from graftwork.registry.grants import Scope
-from graftwork.registry.jobs import Job
+from graftwork.registry.access.access import require
+from graftwork.registry.access.grants import Scope
+from graftwork.registry.jobs.jobs import Job
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 

@@ -13,7 +13,7 @@ from graftwork.merge.jobs.kind import Kind, Order
 from graftwork.merge.jobs.submit import outcome_of
 from graftwork.merge.jobs.work import Work
 from graftwork.registry.refs import Name
-from graftwork.registry.versions import Version
+from graftwork.registry.versions.version import Version
 
 
 class ExtractOrder(Order):

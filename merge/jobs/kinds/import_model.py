@@ -9,12 +9,12 @@ from graftwork.errors import HubUnavailable
 from graftwork.merge.jobs.kind import Kind, Order
 from graftwork.merge.jobs.submit import outcome_of
 from graftwork.merge.jobs.work import Work
-from graftwork.registry.access import doer
-from graftwork.registry.hub import FORM, SOURCE
-from graftwork.registry.importer import import_source
+from graftwork.registry.access.access import doer
 from graftwork.registry.refs import Name, Ref
-from graftwork.registry.versions import Kind as ArtifactKind
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.hub import FORM, SOURCE
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Kind as ArtifactKind
+from graftwork.registry.versions.version import Version
 
 
 class ImportOrder(Order):

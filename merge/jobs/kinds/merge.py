@@ -9,7 +9,6 @@ from pydantic import model_validator
 from sqlalchemy.orm import Session
 
 from graftwork.errors import AliasConflict, HubUnavailable, InputChanged
-from graftwork.merge.binding import Binding
 from graftwork.merge.evaluation.gate import Gate
 from graftwork.merge.evaluation.yardstick import check_measured, find_dataset
 from graftwork.merge.jobs.kind import Fired, Kind, Order
@@ -20,16 +19,17 @@ from graftwork.merge.jobs.work import Work
 from graftwork.merge.method import find_method
 from graftwork.merge.models.sources import HUB, Finder
 from graftwork.merge.modifiers.lines import find_lines
-from graftwork.merge.plan import plan
-from graftwork.merge.publish import publish, target_of
-from graftwork.merge.recipe import Recipe, digest, load_recipe
-from graftwork.registry.access import require
-from graftwork.registry.grants import Scope
-from graftwork.registry.importer import Also
-from graftwork.registry.jobs import Job
+from graftwork.merge.plan.binding import Binding
+from graftwork.merge.plan.plan import plan
+from graftwork.merge.recipe.recipe import Recipe, digest, load_recipe
+from graftwork.merge.run.publish import publish, target_of
+from graftwork.registry.access.access import require
+from graftwork.registry.access.grants import Scope
+from graftwork.registry.jobs.jobs import Job
 from graftwork.registry.refs import Name, check_alias
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.importer import Also
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
 
 

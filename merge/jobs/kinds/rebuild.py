@@ -12,7 +12,7 @@ from graftwork.merge.jobs.submit import submit
 from graftwork.merge.jobs.work import Work
 from graftwork.merge.rebuild.carry_out import Outcome, carry_out
 from graftwork.merge.rebuild.plan import Rebuild, plan_rebuild
-from graftwork.registry.jobs import Job
+from graftwork.registry.jobs.jobs import Job
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 

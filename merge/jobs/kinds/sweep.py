@@ -20,16 +20,16 @@ from graftwork.merge.jobs.kinds.merge import pin
 from graftwork.merge.jobs.submit import outcome_of, submit
 from graftwork.merge.jobs.work import Work
 from graftwork.merge.models.sources import Finder
-from graftwork.merge.publish import publish
-from graftwork.merge.recipe import load_recipe
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.publish import publish
 from graftwork.merge.sweep.evaluation import Evaluation
 from graftwork.merge.sweep.run import Objective, Outcome, run_sweep
 from graftwork.merge.sweep.sweep import Goal, Point, Steps, expand
-from graftwork.registry.jobs import Job
+from graftwork.registry.jobs.jobs import Job
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Kind as ArtifactKind
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Kind as ArtifactKind
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
 
 

@@ -106,7 +106,11 @@ def parse_lora_config(path: Path) -> LoraConfig:
 
 def matches(pattern: str, module: str) -> bool:
     """PEFT's rule (peft.utils.other.get_pattern_key): the pattern is a whole path, or a whole tail of one."""
-    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    return re.match(_tail(pattern), module) is not None
+
+
+def _tail(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"
 
 
 def _rank(value: object, what: str, path: Path) -> int:
@@ -153,6 +157,7 @@ def _is_tame(pattern: str) -> bool:
     try:
         with warnings.catch_warnings(action="ignore"):
             re.compile(pattern)
+            re.compile(_tail(pattern))  # flags such as (?i) may only begin a whole expression
     except (re.error, OverflowError, RecursionError):
         return False
     return True

@@ -16,8 +16,8 @@ from graftwork.cli.render import age, digest, print_json, say, show_table, table
 from graftwork.client import aliases as calls
 from graftwork.client import artifacts
 from graftwork.errors import InvalidRequest
-from graftwork.registry.access import doer
-from graftwork.registry.aliases import ANY
+from graftwork.registry.access.access import doer
+from graftwork.registry.catalog.aliases import ANY
 from graftwork.registry.refs import Name, Ref
 
 if TYPE_CHECKING:

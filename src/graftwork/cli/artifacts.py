@@ -17,8 +17,8 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, console, count, digest, kind, print_json, say, show_table, size, table
 from graftwork.client import artifacts as calls
-from graftwork.registry.marks import Mark
-from graftwork.registry.versions import Kind
+from graftwork.registry.versions.marks import Mark
+from graftwork.registry.versions.version import Kind
 
 if TYPE_CHECKING:
     from graftwork.client import Client

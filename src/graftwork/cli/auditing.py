@@ -12,7 +12,7 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, print_json, say, show_table, table
 from graftwork.client import tenants as calls
-from graftwork.registry.audit import ACTIONS
+from graftwork.registry.access.audit import ACTIONS
 
 
 @click.command()

@@ -15,12 +15,12 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import local_option
 from graftwork.cli.render import count, print_json, say
 from graftwork.errors import InvalidRequest
-from graftwork.registry.expert_sets import Member, create_expert_set
 from graftwork.registry.formats.experts import Router
-from graftwork.registry.importer import import_staged
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Kind
+from graftwork.registry.transfer.expert_sets import Member, create_expert_set
+from graftwork.registry.transfer.importer import import_staged
+from graftwork.registry.versions.version import Kind
 from graftwork.settings import load_settings
 
 

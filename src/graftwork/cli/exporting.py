@@ -16,8 +16,8 @@ from graftwork.cli.place import Place, local_option, place_option
 from graftwork.cli.render import count, print_json, say, size, tell
 from graftwork.client import artifacts
 from graftwork.client import downloads as calls
-from graftwork.registry import snapshots
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer import snapshots
 from graftwork.settings import load_settings
 
 if TYPE_CHECKING:

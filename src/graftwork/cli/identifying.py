@@ -8,7 +8,7 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import print_json, tell
 from graftwork.client import tenants as calls
-from graftwork.registry.access import doer
+from graftwork.registry.access.access import doer
 
 
 @click.command()

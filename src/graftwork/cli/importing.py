@@ -15,17 +15,17 @@ from graftwork.cli.render import print_json, say_registered
 from graftwork.client import jobs
 from graftwork.client import uploads as calls
 from graftwork.errors import SourceNotFound
-from graftwork.registry.hub import PREFIX
-from graftwork.registry.importer import EXPECTED, import_source
 from graftwork.registry.refs import Name, Ref
-from graftwork.registry.versions import Kind
+from graftwork.registry.transfer.hub import PREFIX
+from graftwork.registry.transfer.importer import EXPECTED, import_source
+from graftwork.registry.versions.version import Kind
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from graftwork.client import Client
     from graftwork.registry.registry import Registry
-    from graftwork.registry.versions import Version
+    from graftwork.registry.versions.version import Version
 
 
 @click.command("import")

@@ -19,8 +19,8 @@ from graftwork.cli.render import console, count, print_json, say, show_table, ta
 from graftwork.errors import InvalidReference, InvalidRequest, SourceNotFound
 from graftwork.registry.formats.peft import CONFIG_FILE, read_adapter
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Kind, Version
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Kind, Version
 from graftwork.settings import load_settings
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)

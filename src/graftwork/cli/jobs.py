@@ -19,8 +19,8 @@ from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, console, print_json, say, show_table, state, table, tell
 from graftwork.client import jobs as calls
 from graftwork.client.events import Event
-from graftwork.registry.job_events import EventKind
-from graftwork.registry.jobs import ENDED, State
+from graftwork.registry.jobs.events import EventKind
+from graftwork.registry.jobs.jobs import ENDED, State
 
 if TYPE_CHECKING:
     from graftwork.client import Client

@@ -13,9 +13,9 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import KIND_STYLES, console, print_json
 from graftwork.client import artifacts as calls
-from graftwork.registry.lineage import Direction
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Relation
+from graftwork.registry.versions.lineage import Direction
+from graftwork.registry.versions.version import Relation
 
 
 @click.command()

@@ -14,8 +14,8 @@ from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, count, print_json, say, show_table, table
 from graftwork.client import artifacts
 from graftwork.client import marks as calls
-from graftwork.registry.access import doer
-from graftwork.registry.marks import Mark
+from graftwork.registry.access.access import doer
+from graftwork.registry.versions.marks import Mark
 
 if TYPE_CHECKING:
     from graftwork.client import Client

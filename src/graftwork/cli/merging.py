@@ -15,9 +15,9 @@ from graftwork.cli.options import json_option, parse_bytes
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.planning import show_plan
 from graftwork.cli.render import count, print_json, say, say_registered, size
-from graftwork.merge import run
-from graftwork.merge.plan import plan as plan_merge
-from graftwork.merge.recipe import Recipe, load_recipe
+from graftwork.merge.plan.plan import plan as plan_merge
+from graftwork.merge.recipe.recipe import Recipe, load_recipe
+from graftwork.merge.run import run
 from graftwork.settings import EXECUTOR_CHOICES, Settings
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _with_aliases(recipe: Recipe, aliases: tuple[str, ...]) -> Recipe:
 
 
 def _print_plan(recipe: Recipe, out: Path | None, name: str | None, settings: Settings, as_json: bool) -> None:
-    from graftwork.merge.publish import made_before, target_of
+    from graftwork.merge.run.publish import made_before, target_of
 
     target = None if out is not None else target_of(recipe, name)
     with _registry_for(recipe, settings) as registry:

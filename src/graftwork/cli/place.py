@@ -90,8 +90,8 @@ def local_option(command: Command) -> Command:
 
 def local_user() -> AbstractContextManager[None]:
     """Do what is in the block for whoever works at this machine: the audit log has their name, and they may do all."""
-    from graftwork.registry.access import UNASKED, Access, acting_for
-    from graftwork.registry.grants import ALL
+    from graftwork.registry.access.access import UNASKED, Access, acting_for
+    from graftwork.registry.access.grants import ALL
 
     try:
         return acting_for(Access(getpass.getuser(), ALL))

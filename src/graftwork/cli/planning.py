@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from graftwork.cli.render import console, count, size
 
 if TYPE_CHECKING:
-    from graftwork.merge.lora.adapter_plan import AdapterPlan
     from graftwork.merge.models.sources import Origin
-    from graftwork.merge.plan import Plan
+    from graftwork.merge.plan.adapter_plan import AdapterPlan
+    from graftwork.merge.plan.plan import Plan
 
 
 def show_plan(planned: Plan | AdapterPlan, target: str, made_before: str | None) -> None:

@@ -14,7 +14,7 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import print_json, say, show_table, table
 from graftwork.client import marks as calls
-from graftwork.registry.access import doer
+from graftwork.registry.access.access import doer
 
 if TYPE_CHECKING:
     from graftwork.client import Client

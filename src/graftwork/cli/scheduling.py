@@ -18,9 +18,9 @@ from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import console, print_json, say, show_table, table
 from graftwork.client import schedules as calls
 from graftwork.errors import InvalidRequest, SourceNotFound
-from graftwork.merge.documents import load_yaml
 from graftwork.merge.jobs.scheduler import add_schedule, change_schedule, fire_now, note_on
-from graftwork.merge.problem import first_problem, reason_of
+from graftwork.merge.recipe.documents import load_yaml
+from graftwork.merge.recipe.problem import first_problem, reason_of
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 

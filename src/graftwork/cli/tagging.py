@@ -9,7 +9,7 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import print_json, say, show_table, table, tell
 from graftwork.client import tags as calls
-from graftwork.registry.access import doer
+from graftwork.registry.access.access import doer
 from graftwork.registry.refs import Name
 
 

@@ -10,8 +10,8 @@ from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
 from graftwork.cli.render import age, print_json, say, show_table, table
 from graftwork.client import tenants as calls
-from graftwork.registry.access import doer
-from graftwork.registry.grants import Grants
+from graftwork.registry.access.access import doer
+from graftwork.registry.access.grants import Grants
 from graftwork.registry.registry import Registry
 
 DAY_SECONDS = 86400.0

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from graftwork import __version__
 from graftwork.demo.recipes import BASE, NAMESPACE, write_recipes
-from graftwork.merge.recipe import load_recipe
-from graftwork.merge.run import merge
+from graftwork.merge.recipe.recipe import load_recipe
+from graftwork.merge.run.run import merge
 from graftwork.progress import Progress
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings
 from graftwork.testing.family import Family, FamilyPlan, family_in, train_family
 

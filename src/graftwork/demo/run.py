@@ -25,12 +25,12 @@ from graftwork.demo.serving import Batch, Swap, ask_together, move_under_load
 from graftwork.demo.stages import stages
 from graftwork.demo.table import Accuracies, measure, render
 from graftwork.errors import OperationFailed
-from graftwork.registry.aliases import ANY
-from graftwork.registry.importer import import_source
+from graftwork.registry.catalog.aliases import ANY
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.snapshots import materialise
-from graftwork.registry.versions import Version
+from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.transfer.snapshots import materialise
+from graftwork.registry.versions.version import Version
 from graftwork.settings import Settings, load_settings
 from graftwork.testing.family import FamilyPlan
 from graftwork.testing.skills import SHORT, Example, Skill

@@ -24,9 +24,9 @@ from schemathesis.specs.openapi.checks import (
 
 from graftwork.api.app import create_app
 from graftwork.api.server import running
-from graftwork.registry.importer import import_source
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
+from graftwork.registry.transfer.importer import import_source
 from graftwork.settings import Settings
 from graftwork.testing.tiny import tiny_family
 

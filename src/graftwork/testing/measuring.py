@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from graftwork.merge.slices import GRAIN, Slice
+from graftwork.merge.slices.slices import GRAIN, Slice
 from graftwork.merge.statistics.passes import Extent
 
 

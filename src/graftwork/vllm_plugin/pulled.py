@@ -19,7 +19,7 @@ from graftwork.adapters.fleet.names import EngineName
 from graftwork.errors import CorruptBlob, InvalidAdapter, OperationFailed, UnservableAdapter
 from graftwork.registry.formats.config import read_object
 from graftwork.registry.formats.safetensors import read_header
-from graftwork.registry.manifest import FileEntry, manifest_digest
+from graftwork.registry.versions.manifest import FileEntry, manifest_digest
 from graftwork.vllm_plugin.source import Listing, Source
 
 CONFIG_FILE = "adapter_config.json"

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from graftwork.adapters.fleet.names import EngineName
 from graftwork.errors import OperationFailed
-from graftwork.registry.manifest import FileEntry
+from graftwork.registry.versions.manifest import FileEntry
 from graftwork.settings import Settings
 
 TIMEOUT_SECONDS = 60

@@ -1,0 +1,206 @@
+"""Aliases: the only mutable thing. They move by compare-and-set, and every move is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.orm import Session, aliased
+
+from graftwork.errors import AliasConflict, AliasNotFound, RevisionNotFound
+from graftwork.registry.access.access import doer, require
+from graftwork.registry.access.audit import Action, record
+from graftwork.registry.access.grants import Scope
+from graftwork.registry.catalog.watch import INTENT
+from graftwork.registry.db import Database, clock, moment
+from graftwork.registry.refs import Name, check_alias
+from graftwork.registry.tables import AliasMoveRow, AliasRow, ArtifactRow, VersionRow
+from graftwork.registry.versions.marks import require_usable
+from graftwork.registry.versions.rows import find_artifact, known_revisions, versions_of
+
+
+class Expected(Enum):
+    """What a move may ask of the alias besides a digest, or None for an alias that is not there yet."""
+
+    ANY = "any"
+
+
+ANY = Expected.ANY
+
+
+@dataclass(frozen=True, slots=True)
+class AliasEntry:
+    """Where an alias is, and since when."""
+
+    alias: str
+    digest: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AliasMove:
+    """One move of an alias: created when `before` is None, deleted when `after` is None.
+
+    The digests of the versions, and their references, such as `ns/name@v3`.
+    """
+
+    alias: str
+    before: str | None
+    after: str | None
+    before_ref: str | None
+    after_ref: str | None
+    actor: str
+    reason: str
+    moved_at: datetime
+
+
+class Aliases:
+    """The aliases of every artifact."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, name: Name) -> dict[str, AliasEntry]:
+        """The aliases of an artifact by their names. Raises ArtifactNotFound."""
+        with self._database.read() as session:
+            artifact = find_artifact(session, name)
+            query = select(AliasRow).where(AliasRow.artifact_id == artifact.id).order_by(AliasRow.alias)
+            rows = session.scalars(query).all()
+        return {row.alias: AliasEntry(row.alias, row.digest, moment(row.updated_at)) for row in rows}
+
+    def set(
+        self,
+        name: Name,
+        alias: str,
+        digest: str,
+        *,
+        expected: str | Expected | None = ANY,
+        actor: str = "",
+        reason: str = "",
+        session: Session | None = None,
+    ) -> AliasEntry:
+        """Point `alias` at the version `digest` of `name`, if it is at `expected` now (None: if it does not exist);
+        with `session`, in its transaction.
+
+        Raises ArtifactNotFound, RevisionNotFound, VersionQuarantined, VersionWithdrawn, InvalidName, AliasConflict when
+        it is elsewhere, Forbidden.
+        """
+        check_alias(alias)
+        with self._database.write(session) as opened:
+            artifact = find_artifact(opened, name)
+            require(Scope.WRITE, artifact.namespace)
+            row = opened.scalar(versions_of(artifact).where(VersionRow.digest == digest))
+            if row is None:
+                known = known_revisions(opened, artifact)
+                raise RevisionNotFound(name=name, revision=digest, known=known)
+            require_usable(opened, row)
+            _expect(opened, artifact, alias, expected)
+            return move_alias(opened, artifact.id, alias, digest, actor=actor, reason=reason)
+
+    def intend(self, name: Name, alias: str, digest: str, *, actor: str = "", reason: str = "") -> None:
+        """Record that `alias` is to move to a version once engines are ready for it.
+
+        A process that dies in between leaves the alias where it was; whoever asks again starts from the beginning.
+        Raises ArtifactNotFound, InvalidName.
+        """
+        check_alias(alias)
+        with self._database.write() as session:
+            artifact = find_artifact(session, name)
+            before = _current(session, artifact.id, alias)
+            details = {"key": name.key, "alias": alias, "before": before, "after": digest, "reason": reason}
+            record(session, actor, INTENT, f"{name}@{alias}", details)
+
+    def delete(
+        self, name: Name, alias: str, *, expected: str | Expected = ANY, actor: str = "", reason: str = ""
+    ) -> None:
+        """Remove `alias`, if it is at `expected`. Raises ArtifactNotFound, AliasNotFound, AliasConflict, Forbidden."""
+        with self._database.write() as session:
+            artifact = find_artifact(session, name)
+            require(Scope.WRITE, artifact.namespace)
+            before = _current(session, artifact.id, alias)
+            if before is None:
+                raise AliasNotFound(name=name, alias=alias, known=known_revisions(session, artifact))
+            _expect(session, artifact, alias, expected)
+            session.execute(delete(AliasRow).where(AliasRow.artifact_id == artifact.id, AliasRow.alias == alias))
+            _record(session, artifact.id, alias, before, None, actor, reason)
+
+    def history(self, name: Name, alias: str) -> list[AliasMove]:
+        """Every move of `alias`, oldest first, also of one that is deleted. Raises ArtifactNotFound, AliasNotFound."""
+        with self._database.read() as session:
+            artifact = find_artifact(session, name)
+            before, after = aliased(VersionRow), aliased(VersionRow)
+            query = select(AliasMoveRow, before.number, after.number).where(
+                AliasMoveRow.artifact_id == artifact.id, AliasMoveRow.alias == alias
+            )
+            for version, digest in ((before, AliasMoveRow.before), (after, AliasMoveRow.after)):
+                query = query.outerjoin(version, (version.artifact_id == artifact.id) & (version.digest == digest))
+            rows = session.execute(query.order_by(AliasMoveRow.id)).all()
+            if not rows:
+                raise AliasNotFound(name=name, alias=alias, known=known_revisions(session, artifact))
+            own = f"{artifact.namespace}/{artifact.name}"
+        return [
+            AliasMove(
+                row.alias,
+                row.before,
+                row.after,
+                None if left is None else f"{own}@v{left}",
+                None if reached is None else f"{own}@v{reached}",
+                row.actor,
+                row.reason,
+                moment(row.moved_at),
+            )
+            for row, left, reached in rows
+        ]
+
+
+def move_alias(session: Session, artifact_id: int, alias: str, digest: str, *, actor: str, reason: str) -> AliasEntry:
+    """Point an alias at a version in a transaction of the caller, who checked both; a move to where it is is none."""
+    before = _current(session, artifact_id, alias)
+    if before is None:
+        session.execute(
+            insert(AliasRow).values(artifact_id=artifact_id, alias=alias, digest=digest, updated_at=clock())
+        )
+    elif before != digest:
+        here = (AliasRow.artifact_id == artifact_id, AliasRow.alias == alias)
+        session.execute(update(AliasRow).where(*here).values(digest=digest, updated_at=clock()))
+    if before != digest:
+        _record(session, artifact_id, alias, before, digest, actor, reason)
+    row = session.get_one(AliasRow, (artifact_id, alias), populate_existing=True)
+    return AliasEntry(row.alias, row.digest, moment(row.updated_at))
+
+
+def _current(session: Session, artifact_id: int, alias: str) -> str | None:
+    # locking the artifact's row serialises its aliases on PostgreSQL, also those that do not exist yet
+    session.execute(select(ArtifactRow.id).where(ArtifactRow.id == artifact_id).with_for_update())
+    query = select(AliasRow.digest).where(AliasRow.artifact_id == artifact_id, AliasRow.alias == alias)
+    return session.scalar(query)
+
+
+def _expect(session: Session, artifact: ArtifactRow, alias: str, expected: str | Expected | None) -> None:
+    actual = _current(session, artifact.id, alias)
+    if expected is not ANY and actual != expected:
+        name = Name(artifact.namespace, artifact.name)
+        raise AliasConflict(alias=alias, name=name, actual=actual or "no version", expected=expected or "no version")
+
+
+def _record(
+    session: Session, artifact_id: int, alias: str, before: str | None, after: str | None, actor: str, reason: str
+) -> None:
+    artifact = session.get_one(ArtifactRow, artifact_id)
+    action: Action = "alias.move" if after is not None else "alias.delete"
+    actor = actor or doer()
+    details = {"before": before, "after": after, "reason": reason}
+    record(session, actor, action, f"{artifact.namespace}/{artifact.name}@{alias}", details)
+    session.execute(
+        insert(AliasMoveRow).values(
+            artifact_id=artifact_id,
+            alias=alias,
+            before=before,
+            after=after,
+            actor=actor,
+            reason=reason,
+            moved_at=clock(),
+        )
+    )
