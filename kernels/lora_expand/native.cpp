@@ -9,6 +9,22 @@
 namespace graftwork {
 namespace {
 
+// What is added to y: for `tokens` rows of it and `count` columns, `rank` rows of b, weighted by h.
+template <typename Kind>
+struct Product {
+    typename Kind::Element* y;
+    std::int64_t y_stride, tokens;
+    const float* h;
+    std::int64_t stride;
+    const typename Kind::Element* b;
+    std::int64_t rank, width, count;
+
+    // What is left of it from a token and a column on.
+    Product from(std::int64_t t, std::int64_t j) const {
+        return {y + t * y_stride + j, y_stride, tokens - t, h + t * stride, stride, b + j, rank, width, count - j};
+    }
+};
+
 // sums += h[r] * b[r] for ROWS rows, each a stream of its own; the rows after them are fetched meanwhile.
 template <typename Kind, int ROWS, int TOKENS>
 void add_rows(
@@ -40,15 +56,8 @@ void add_rows(
 
 // A few tokens: streams of rows into sums that stay in the first-level cache.
 template <typename Kind, int TOKENS>
-void expand_few(
-    typename Kind::Element* y,
-    std::int64_t y_stride,
-    const float* h,
-    std::int64_t stride,
-    const typename Kind::Element* b,
-    std::int64_t rank,
-    std::int64_t width,
-    std::int64_t count) {
+void expand_few(Product<Kind> p) {
+    const auto& [y, y_stride, tokens, h, stride, b, rank, width, count] = p;
     constexpr int ROWS = TOKENS == 1 ? 8 : 4;
     constexpr std::int64_t COLUMNS = MANY_COLUMNS / TOKENS;
     alignas(64) float sums[TOKENS][COLUMNS];
@@ -71,15 +80,8 @@ void expand_few(
 
 // TOKENS tokens by VECTORS vectors of columns, their sums in registers.
 template <typename Kind, int TOKENS, int VECTORS>
-void expand_many(
-    typename Kind::Element* y,
-    std::int64_t y_stride,
-    const float* h,
-    std::int64_t stride,
-    const typename Kind::Element* b,
-    std::int64_t rank,
-    std::int64_t width,
-    std::int64_t count) {
+void expand_many(Product<Kind> p) {
+    const auto& [y, y_stride, tokens, h, stride, b, rank, width, count] = p;
     UNROLL for (int t = 0; t < TOKENS; t++)
         for (std::size_t at = 0; at < VECTORS * LANE * sizeof(typename Kind::Element); at += 64)
             __builtin_prefetch(reinterpret_cast<const char*>(y + t * y_stride) + at, 1);
@@ -104,52 +106,20 @@ void expand_many(
         }
 }
 
-// As many of the tokens from `t` as make groups of TOKENS; the first one that is left.
+// As many of the tokens as make groups of TOKENS; the product that is left.
 template <typename Kind, int TOKENS, int VECTORS>
-std::int64_t expand_groups(
-    typename Kind::Element* y,
-    std::int64_t y_stride,
-    std::int64_t t,
-    std::int64_t tokens,
-    const float* h,
-    std::int64_t stride,
-    const typename Kind::Element* b,
-    std::int64_t rank,
-    std::int64_t width,
-    std::int64_t count) {
-    for (; t + TOKENS <= tokens; t += TOKENS)
-        for (std::int64_t j = 0; j < count; j += VECTORS * LANE)
-            expand_many<Kind, TOKENS, VECTORS>(
-                y + t * y_stride + j, y_stride, h + t * stride, stride, b + j, rank, width, count - j);
-    return t;
+Product<Kind> expand_groups(Product<Kind> p) {
+    for (; p.tokens >= TOKENS; p = p.from(TOKENS, 0))
+        for (std::int64_t j = 0; j < p.count; j += VECTORS * LANE) expand_many<Kind, TOKENS, VECTORS>(p.from(0, j));
+    return p;
 }
 
 template <typename Kind>
-void expand_avx512(
-    char* y_data,
-    std::int64_t at,
-    std::int64_t y_stride,
-    std::int64_t tokens,
-    const float* h,
-    std::int64_t stride,
-    const char* b_data,
-    std::int64_t b_at,
-    std::int64_t rank,
-    std::int64_t width,
-    std::int64_t count) {
-    using Element = typename Kind::Element;
-    Element* y = reinterpret_cast<Element*>(y_data) + at;
-    const Element* b = reinterpret_cast<const Element*>(b_data) + b_at;
-    std::int64_t t = 0;
-    if (tokens > FEW_TOKENS) {
-        t = expand_groups<Kind, 12, 2>(y, y_stride, t, tokens, h, stride, b, rank, width, count);
-        t = expand_groups<Kind, 4, 4>(y, y_stride, t, tokens, h, stride, b, rank, width, count);
-    }
-    for (; t + 4 <= tokens; t += 4)
-        expand_few<Kind, 4>(y + t * y_stride, y_stride, h + t * stride, stride, b, rank, width, count);
-    for (; t + 2 <= tokens; t += 2)
-        expand_few<Kind, 2>(y + t * y_stride, y_stride, h + t * stride, stride, b, rank, width, count);
-    if (t < tokens) expand_few<Kind, 1>(y + t * y_stride, y_stride, h + t * stride, stride, b, rank, width, count);
+void expand_avx512(Product<Kind> p) {
+    if (p.tokens > FEW_TOKENS) p = expand_groups<Kind, 4, 4>(expand_groups<Kind, 12, 2>(p));
+    for (; p.tokens >= 4; p = p.from(4, 0)) expand_few<Kind, 4>(p);
+    for (; p.tokens >= 2; p = p.from(2, 0)) expand_few<Kind, 2>(p);
+    if (p.tokens) expand_few<Kind, 1>(p);
 }
 
 }  // namespace
@@ -212,12 +182,15 @@ void expand_tile(
     std::int64_t count) {
     const std::int64_t b_at = row * width + column;
 #ifdef GRAFTWORK_AVX512
-    if (y.dtype == Dtype::BF16 && b.dtype == Dtype::BF16 && has_avx512_bf16())
-        return expand_avx512<BFloats>(
-            y.data, at, y_stride, tokens, h, stride, b.data, b_at, rank, width, count);
-    if (y.dtype == Dtype::F32 && b.dtype == Dtype::F32 && has_avx512())
-        return expand_avx512<Floats>(
-            y.data, at, y_stride, tokens, h, stride, b.data, b_at, rank, width, count);
+    const auto expand = [&](auto kind) {
+        using Kind = decltype(kind);
+        using Element = typename Kind::Element;
+        expand_avx512<Kind>(
+            {reinterpret_cast<Element*>(y.data) + at, y_stride, tokens, h, stride,
+             reinterpret_cast<const Element*>(b.data) + b_at, rank, width, count});
+    };
+    if (y.dtype == Dtype::BF16 && b.dtype == Dtype::BF16 && has_avx512_bf16()) return expand(BFloats{});
+    if (y.dtype == Dtype::F32 && b.dtype == Dtype::F32 && has_avx512()) return expand(Floats{});
 #endif
     for (std::int64_t t = 0; t < tokens; t += TOKENS)
         for (std::int64_t j = 0; j < count; j += BLOCK)
