@@ -56,7 +56,8 @@ def test_an_adapter_is_registered_with_its_lineage(server: Server, client: httpx
 def test_the_same_upload_again_is_the_same_version(server: Server, client: httpx.Client) -> None:
     answers = [post(client, server.upload("adapter1"), name="up/twice", base="tiny/base") for _ in range(2)]
     assert [answer.status_code for answer in answers] == [201, 200]
-    assert answers[0].json() == answers[1].json()
+    assert [answer.json()["already_there"] for answer in answers] == [False, True]
+    assert answers[1].json() == answers[0].json() | {"already_there": True}
 
 
 def test_an_upload_can_move_an_alias(server: Server, client: httpx.Client) -> None:
