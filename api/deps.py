@@ -15,7 +15,7 @@ from graftwork.adapters.hosting.host import Host
 from graftwork.adapters.hosting.serving_host import ServingHost
 from graftwork.adapters.hosting.watcher import run_watcher
 from graftwork.api.gateway.host import FleetHost
-from graftwork.api.limits import Rates
+from graftwork.api.limits import Rates, token_rates
 from graftwork.merge.jobs.scheduler import run_schedules
 from graftwork.merge.jobs.worker import run_worker
 from graftwork.registry.refs import Name
@@ -36,6 +36,8 @@ class Services:
     """Threads of their own for admissions: while a model is being loaded, everything else is answered."""
     rates: Rates = field(default_factory=lambda: Rates(0, 1))
     """How often each owner of tokens asks."""
+    token_rates: Rates = field(default_factory=lambda: token_rates(0))
+    """How much inference each of them uses."""
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def open_services(settings: Settings) -> Iterator[Services]:
         watcher = _watcher(registry, host, settings, stop)
         try:
             rates = Rates(settings.requests_per_second, settings.request_burst)
-            yield Services(settings, registry, host, rates=rates)
+            yield Services(settings, registry, host, rates=rates, token_rates=token_rates(settings.tokens_per_minute))
         finally:
             stop.set()
             if watcher is not None:

@@ -18,6 +18,7 @@ from graftwork.adapters.encoder.labels import Labels
 from graftwork.adapters.encoder.reading import Text
 from graftwork.adapters.encoder.requests import Encoding, Purpose
 from graftwork.adapters.hosting.admission import Admission
+from graftwork.api.allowance import Reservation, Reserve, reserving
 from graftwork.api.deps import Services
 from graftwork.api.inference import VERSION_HEADER, admit, call_on_disconnect, tenant_of
 from graftwork.api.schemas.encoding import EncodingFields
@@ -80,13 +81,14 @@ async def encode(
 ) -> Encoded:
     """Resolve the model once, pin it, and wait for what it makes of `texts`.
 
-    It is cancelled when the client goes away. Raises ModelNotFound, NoAdapterCapacity, Overloaded, DeadlineExceeded,
-    InvalidRequest, Cancelled, and what loading a model raises.
+    It is cancelled when the client goes away. Raises ModelNotFound, NoAdapterCapacity, Overloaded, RateLimited,
+    DeadlineExceeded, InvalidRequest, Cancelled, and what loading a model raises.
     """
     tenant = tenant_of(services, request, fields.user or fields.model)
     job = Job(fields, texts, purpose, check, tenant)
     admission = await admit(services, request, fields.model)
-    submitted = await to_thread.run_sync(_submit, services, admission, job, limiter=services.admission)
+    reserve = reserving(services.token_rates, request)
+    submitted = await to_thread.run_sync(_submit, services, admission, job, reserve, limiter=services.admission)
     watch = asyncio.create_task(call_on_disconnect(request.receive, submitted.encoding.abort))
     try:
         return Encoded(await asyncio.wrap_future(submitted.encoding), submitted)
@@ -100,7 +102,8 @@ async def encode(
         submitted.encoding.abort()
 
 
-def _submit(services: Services, admission: Admission, job: Job) -> Submitted:
+def _submit(services: Services, admission: Admission, job: Job, reserve: Reserve) -> Submitted:
+    reserved: Reservation | None = None
     try:
         engine = admission.encoder
         if job.check is not None:
@@ -110,10 +113,13 @@ def _submit(services: Services, admission: Admission, job: Job) -> Submitted:
             resident = admission.lease.resident if admission.lease is not None else None
             labels = engine.labels(resident, _folder(services, admission))
         read = engine.reader.read(job.texts, truncate=job.fields.cut)
+        reserved = reserve(sum(map(len, read)))
         allowed = min(job.fields.timeout or services.settings.request_timeout, services.settings.request_timeout)
         deadline = time.monotonic() + allowed
         encoding = engine.submit(requests.Request(read, job.purpose, admission.lease, job.tenant, deadline))
     except BaseException:
+        if reserved is not None:
+            reserved.settle(0)
         admission.release()
         raise
     return Submitted(encoding, admission.digest, engine, labels)

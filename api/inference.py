@@ -20,7 +20,9 @@ from graftwork.adapters.engine import sequence
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Generation, Sampling
 from graftwork.adapters.hosting.admission import Admission, give_back
+from graftwork.api.allowance import Reservation, Reserve, reserving
 from graftwork.api.deps import Services, embedded
+from graftwork.api.endings import when_done
 from graftwork.api.schemas.completions import SamplingFields, Usage
 from graftwork.api.telemetry import trace_generation
 from graftwork.errors import (
@@ -69,12 +71,13 @@ class Running:
 async def start(services: Services, request: Request, fields: SamplingFields, prepare: Prepare) -> Running:
     """Resolve the model once, pin it and queue the request. Nothing stays pinned when this raises.
 
-    Raises ModelNotFound, NoAdapterCapacity, Overloaded, InvalidRequest, Cancelled when the client goes away meanwhile,
-    and what loading a model raises.
+    Raises ModelNotFound, NoAdapterCapacity, Overloaded, RateLimited, InvalidRequest, Cancelled when the client goes
+    away meanwhile, and what loading a model raises.
     """
     admission = await admit(services, request, fields.model)
     tenant = tenant_of(services, request, fields.user or fields.model)
-    return await to_thread.run_sync(_submit, admission, fields, tenant, prepare, limiter=services.admission)
+    reserve = reserving(services.token_rates, request)
+    return await to_thread.run_sync(_submit, admission, fields, tenant, prepare, reserve, limiter=services.admission)
 
 
 def tenant_of(services: Services, request: Request, otherwise: str) -> str:
@@ -171,16 +174,23 @@ async def admit(services: Services, request: Request, model: str) -> Admission:
         watch.cancel()
 
 
-def _submit(admission: Admission, fields: SamplingFields, tenant: str, prepare: Prepare) -> Running:
+def _submit(admission: Admission, fields: SamplingFields, tenant: str, prepare: Prepare, reserve: Reserve) -> Running:
+    reserved: Reservation | None = None
     try:
         engine = admission.engine
         prompt, sampling = prepare(engine)
+        choices = fields.n or 1
+        reserved = reserve(len(prompt) + choices * sampling.max_tokens)
         lease = admission.lease_for(prompt)
-        asked = sequence.Request(prompt, sampling, lease, n=fields.n or 1, tenant=tenant, timeout=fields.timeout)
+        asked = sequence.Request(prompt, sampling, lease, n=choices, tenant=tenant, timeout=fields.timeout)
         generation = engine.submit(asked)
     except BaseException:
+        if reserved is not None:
+            reserved.settle(0)
         admission.release()
         raise
+    settle = reserved.settle
+    when_done(generation, lambda ending: settle(generation.prompt_tokens + ending.tokens))
     trace_generation(generation, model=fields.model, served=admission.served, max_tokens=sampling.max_tokens)
     return Running(generation, admission.digest, engine.tokenizer)
 

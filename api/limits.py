@@ -21,29 +21,52 @@ REMEMBERED = 10_000
 
 
 class Rates:
-    """A bucket of tokens for each owner: `burst` when full, refilled with `rate` a second. Thread-safe."""
+    """A bucket for each owner: `burst` when full, refilled with `rate` in so many `seconds`. Thread-safe."""
 
-    def __init__(self, rate: int, burst: int) -> None:
-        """`rate` 0 is no limit."""
+    def __init__(self, rate: int, burst: int, unit: str = "requests a second", seconds: int = 1) -> None:
+        """`rate` 0 is no limit; `unit` is of `rate`, as messages say it."""
         self._rate = rate
         self._burst = max(1, burst)
+        self._unit = unit
+        self._seconds = seconds
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, owner: str, now: float | None = None) -> None:
-        """Count a request of `owner`. Raises RateLimited when the bucket is empty."""
+    def take(self, owner: str, amount: int = 1, *, now: float | None = None) -> int:
+        """Take `amount` out of the bucket of `owner`, or all that it holds when full where that is less.
+
+        Returns what was taken. Raises RateLimited while there is not as much.
+        """
         if not self._rate:
-            return
-        now = time.monotonic() if now is None else now
+            return 0
+        amount = min(amount, self._burst)
         with self._lock:
-            left, then = self._buckets.pop(owner, (float(self._burst), now))
-            left = min(float(self._burst), left + (now - then) * self._rate)
-            allowed = left >= 1
-            self._buckets[owner] = (left - allowed, now)
-            if len(self._buckets) > REMEMBERED:
-                self._buckets.popitem(last=False)
-        if not allowed:
-            raise RateLimited(owner=owner, limit=self._rate, retry_after=math.ceil((1 - left) / self._rate))
+            left = self._add(owner, 0, now)
+            if left >= amount:
+                self._add(owner, -amount, now)
+                return amount
+        wait = math.ceil((amount - left) * self._seconds / self._rate)
+        raise RateLimited(owner=owner, limit=self._rate, unit=self._unit, retry_after=wait)
+
+    def give(self, owner: str, amount: int, *, now: float | None = None) -> None:
+        """Put back what was taken and not used; less than nothing is what was used beyond it, and is owed."""
+        if self._rate and amount:
+            with self._lock:
+                self._add(owner, amount, now)
+
+    def _add(self, owner: str, amount: int, now: float | None) -> float:
+        now = time.monotonic() if now is None else now
+        left, then = self._buckets.pop(owner, (float(self._burst), now))
+        left = min(float(self._burst), left + (now - then) * self._rate / self._seconds + amount)
+        self._buckets[owner] = (left, now)
+        if len(self._buckets) > REMEMBERED:
+            self._buckets.popitem(last=False)
+        return left
+
+
+def token_rates(per_minute: int) -> Rates:
+    """The tokens of prompts and answers that an owner may use; a whole minute's at once."""
+    return Rates(per_minute, per_minute, "tokens a minute", 60)
 
 
 class BodyLimit:

@@ -129,6 +129,10 @@ BY_PATH: tuple[tuple[str, Kinds], ...] = (
         (*NAMING, errors.InvalidName, errors.UnsafeFile, errors.KindConflict, errors.QuotaExceeded),
     ),
     (r"put /api/v1/uploads/.*", (errors.UploadConflict, errors.DigestMismatch, errors.SourceNotFound)),
+    (
+        r"post /api/v1/uploads/.*/arrived",
+        (errors.ArrivalNotFound, errors.UploadConflict, errors.DigestMismatch, errors.StorageUnavailable),
+    ),
     (r"post /api/v1/uploads/.*/complete", (*NAMING, *CONTENT, errors.UploadConflict, errors.DigestMismatch)),
     (r"delete /api/v1/uploads/.*", (errors.UploadConflict,)),
     (

@@ -10,6 +10,7 @@ from fastapi import Response
 
 from graftwork.api.auth import Principal
 from graftwork.api.deps import Services
+from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.errors import GraftworkError
 from graftwork.registry.access.grants import Scope
 from graftwork.registry.formats import experts
@@ -95,11 +96,12 @@ def move_aliases(services: Services, principal: Principal, version: Version, ali
         services.registry.aliases.set(version.name, alias, version.digest, actor=principal.owner, reason=reason)
 
 
-def describe(response: Response, version: Version, *, is_new: bool) -> None:
-    """Status, Location and ETag of the answer that tells of a registered version."""
+def describe(response: Response, version: Version, *, is_new: bool) -> RegisteredOut:
+    """The answer that tells of a registered version; its status, Location and ETag are set on `response`."""
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/artifacts/{version.name}/versions/v{version.number}"
     response.headers["ETag"] = f'"{version.digest}"'
+    return RegisteredOut.of(version, already_there=not is_new)
 
 
 def _refuse_infinite(folder: Path) -> None:

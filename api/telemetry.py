@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from graftwork import tracing
-from graftwork.adapters.engine.generation import Chunk, Generation
-from graftwork.errors import GraftworkError
+from graftwork.adapters.engine.generation import Generation
+from graftwork.api.endings import Ending, when_done
 
 
 def trace_generation(generation: Generation, *, model: str, served: str, max_tokens: int) -> None:
@@ -19,22 +19,13 @@ def trace_generation(generation: Generation, *, model: str, served: str, max_tok
     span = tracing.begin(f"{tracing.GENERATION} {model}", attributes)
     if span is tracing.UNTRACED:
         return
-    unfinished, tokens, reasons = generation.choices, 0, list[str]()
 
-    def hear(event: Chunk | GraftworkError) -> None:
-        nonlocal unfinished, tokens
-        if isinstance(event, GraftworkError):
-            span.set_attribute(tracing.ERROR, event.code)
-            unfinished = 0
-        else:
-            tokens += len(event.token_ids)
-            if event.finish_reason is not None:
-                reasons.append(event.finish_reason)
-                unfinished -= 1
-        if unfinished == 0:
-            span.set_attribute(tracing.INPUT_TOKENS, generation.prompt_tokens)
-            span.set_attribute(tracing.OUTPUT_TOKENS, tokens)
-            span.set_attribute(tracing.FINISH_REASONS, reasons)
-            span.end()
+    def tell(ending: Ending) -> None:
+        if ending.error is not None:
+            span.set_attribute(tracing.ERROR, ending.error.code)
+        span.set_attribute(tracing.INPUT_TOKENS, generation.prompt_tokens)
+        span.set_attribute(tracing.OUTPUT_TOKENS, ending.tokens)
+        span.set_attribute(tracing.FINISH_REASONS, ending.reasons)
+        span.end()
 
-    generation.add_listener(hear)
+    when_done(generation, tell)

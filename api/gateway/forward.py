@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from graftwork.adapters.fleet.fleet import Fleet, Place
 from graftwork.api.gateway.host import Target
-from graftwork.api.gateway.relay import ModelName, Relay, gone
+from graftwork.api.gateway.relay import ModelName, Relay, Usage, gone
 from graftwork.api.gateway.wire import ANSWER_TIMEOUT, message, said
 from graftwork.api.inference import VERSION_HEADER
 from graftwork.errors import EngineUnavailable, InvalidRequest, Overloaded
@@ -23,6 +23,7 @@ from graftwork.errors import EngineUnavailable, InvalidRequest, Overloaded
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 64_000_000
+CHARACTERS_A_TOKEN = 4
 BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 PASSED_ON = ("content-type", "x-request-id", "retry-after")
 
@@ -39,6 +40,18 @@ class Asked:
         """What the client calls the model."""
         model: str = self.body["model"]
         return model
+
+    @property
+    def prompt_tokens(self) -> int:
+        """About how many tokens its prompt has: only the server can count them."""
+        return len(json.dumps(self.body.get("messages") or self.body.get("prompt"))) // CHARACTERS_A_TOKEN
+
+    @property
+    def most_tokens(self) -> int:
+        """About how many tokens it may use, as far as it says that."""
+        asked = (self.body.get(name) for name in ("max_completion_tokens", "max_tokens", "n"))
+        completion, answer, choices = (value if isinstance(value, int) else 0 for value in asked)
+        return self.prompt_tokens + max(choices, 1) * max(completion or answer, 1)
 
     @property
     def is_stream(self) -> bool:
@@ -62,8 +75,15 @@ async def read(request: Request) -> Asked:
     return Asked(told, request.url.path)
 
 
-async def forward(request: Request, asked: Asked, target: Target, fleet: Fleet, client: httpx.AsyncClient) -> Response:
-    """The answer of the first server that gives one.
+async def forward(
+    request: Request,
+    asked: Asked,
+    target: Target,
+    fleet: Fleet,
+    client: httpx.AsyncClient,
+    settle: Callable[[int], None],
+) -> Response:
+    """The answer of the first server that gives one; `settle` is told the tokens that it used once it is complete.
 
     A server that cannot be reached, breaks off before its first byte, is full or fails is left for another one; what
     a client did wrong is answered as the server says it. Raises EngineUnavailable, Overloaded, and ClientDisconnect
@@ -77,7 +97,7 @@ async def forward(request: Request, asked: Asked, target: Target, fleet: Fleet, 
             if not tried:
                 raise
             raise _worst(asked.model, tried) from None
-        answer = await _unless_gone(request, _attempt(asked, target, place, fleet, client))
+        answer = await _unless_gone(request, _attempt(asked, target, place, fleet, client, settle))
         if isinstance(answer, Response):
             return answer
         tried[place.url] = answer
@@ -92,7 +112,12 @@ class _Failure:
 
 
 async def _attempt(
-    asked: Asked, target: Target, place: Place, fleet: Fleet, client: httpx.AsyncClient
+    asked: Asked,
+    target: Target,
+    place: Place,
+    fleet: Fleet,
+    client: httpx.AsyncClient,
+    settle: Callable[[int], None],
 ) -> Response | _Failure:
     own = target.engine_name or place.model
     upstream: httpx.Response | None = None
@@ -110,8 +135,11 @@ async def _attempt(
         name = ModelName(own, asked.model)
         told = {key: upstream.headers[key] for key in PASSED_ON if key in upstream.headers}
         told[VERSION_HEADER] = target.version.digest
+        usage = Usage(asked.prompt_tokens)
         if not asked.is_stream or upstream.status_code != HTTPStatus.OK:
             whole = await upstream.aread()
+            usage.hear(whole)
+            settle(usage.tokens if upstream.status_code == HTTPStatus.OK else 0)
             fleet.answered(place.url, well=True)
             return Response(name.restore(whole), upstream.status_code, told)
         chunks = upstream.aiter_raw()
@@ -119,7 +147,12 @@ async def _attempt(
         fleet.answered(place.url, well=True)
         told |= {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         keep = True
-        return Relay(upstream, first, chunks, name, told, done=place.release)
+
+        def done() -> None:
+            place.release()
+            settle(usage.tokens)
+
+        return Relay(upstream, first, chunks, name, told, usage=usage, done=done)
     except httpx.HTTPError as error:
         fleet.failed(place.url, said(error))
         return _Failure(f"{place.url}: {said(error)}")

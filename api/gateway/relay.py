@@ -33,6 +33,25 @@ class ModelName:
         return self._member.sub(lambda match: match[1] + self._asked, line)
 
 
+class Usage:
+    """The tokens that an answer says it used; as many as it had events for a stream that does not say."""
+
+    TOTAL = re.compile(rb'"total_tokens"\s*:\s*(\d+)')
+    EVENT = b"data: {"
+
+    def __init__(self, prompt: int) -> None:
+        """`prompt` is how many tokens the prompt is thought to have."""
+        self.tokens = prompt
+        self._is_told = False
+
+    def hear(self, piece: bytes) -> None:
+        """The next lines of the answer."""
+        if told := self.TOTAL.findall(piece):
+            self.tokens, self._is_told = int(told[-1]), True
+        elif not self._is_told:
+            self.tokens += piece.count(self.EVENT)
+
+
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The same bytes cut after line ends, each line as soon as it is complete."""
     rest = b""
@@ -58,6 +77,7 @@ class Relay(Response):
         name: ModelName,
         headers: dict[str, str],
         *,
+        usage: Usage,
         done: Callable[[], None],
     ) -> None:
         """`first` are bytes that were read already, `rest` those to come; `done` is called at the end of all."""
@@ -66,6 +86,7 @@ class Relay(Response):
         self._upstream = upstream
         self._chunks = _with_first(first, rest)
         self._name = name
+        self._usage = usage
         self._done = done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,6 +109,7 @@ class Relay(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for batch in lines(self._chunks):
+                self._usage.hear(batch)
                 await _body(send, self._name.restore(batch))
         except httpx.HTTPError as error:
             failure = OperationFailed(what="The generation", reason=f"its server broke off ({error})")

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from graftwork.api.allowance import reserving
 from graftwork.api.deps import ServicesDep, fleet_of
 from graftwork.api.gateway.forward import forward, read
 from graftwork.api.gateway.host import FleetHost
@@ -80,7 +81,12 @@ async def complete(request: Request, services: ServicesDep, host: FleetHostDep, 
     try:
         asked = await read(request)
         target = await to_thread.run_sync(host.admit, asked.model, limiter=services.admission)
-        return await forward(request, asked, target, host.fleet, client)
+        reserved = reserving(services.token_rates, request)(asked.most_tokens)
+        try:
+            return await forward(request, asked, target, host.fleet, client, reserved.settle)
+        except BaseException:
+            reserved.settle(0)
+            raise
     except ClientDisconnect:
         return Response(status_code=CLIENT_GONE)
 

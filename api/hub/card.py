@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import yaml
 
-from graftwork.errors import NotFound
-from graftwork.registry.refs import Name
+from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions.lineage import Edge
+from graftwork.registry.versions.lineage import Edge, Graph
 from graftwork.registry.versions.version import Kind, Relation, Version
 
 CARD = "README.md"
@@ -21,10 +21,10 @@ BASES = (Relation.BASE, Relation.ADAPTER_OF)
 
 def card_data(registry: Registry, version: Version) -> dict[str, Any]:
     """The metadata of the card: `base_model`, `base_model_relation`, `library_name`, `tags`."""
-    edges = registry.lineage.parents(version.digest)
-    merged = [edge for edge in edges if edge.relation in MERGED]
+    graph = registry.lineage.graph(version.digest, depth=1, direction="up")
+    merged = [edge for edge in graph.edges if edge.relation in MERGED]
     data: dict[str, Any] = {}
-    parents = _names(registry, version, merged or [edge for edge in edges if edge.relation in BASES])
+    parents = _names(registry, version, graph, merged or [edge for edge in graph.edges if edge.relation in BASES])
     if parents:
         data["base_model"] = parents if len(parents) > 1 else parents[0]
         data["base_model_relation"] = _relation(version, merged)
@@ -56,19 +56,17 @@ def _said(relation: str) -> str:
     return {"merge": "Merged from", "adapter": "Belongs on", "finetune": "Made from"}[relation]
 
 
-def _names(registry: Registry, version: Version, edges: Sequence[Edge]) -> list[str]:
-    """The names of parents, each once; of a private one only where the version itself is as private."""
-    names: dict[str, None] = {}
+def _names(registry: Registry, version: Version, graph: Graph, edges: Sequence[Edge]) -> list[str]:
+    """A name of each parent, the oldest of those that whoever sees the version may see, be it whoever it is."""
+    refs = {node.digest: node.refs for node in graph.nodes}
     own_is_private = registry.catalog.is_private(version.name)
+
+    def told(name: Name) -> bool:
+        beside = name.namespace.lower() == version.name.namespace.lower()
+        return (own_is_private and beside) or not registry.catalog.is_private(name)
+
+    found: dict[str, None] = {}
     for edge in edges:
-        try:
-            name = registry.catalog.by_digest(edge.parent).name
-        except NotFound:
-            continue
-        if not registry.catalog.is_private(name) or (own_is_private and _beside(name, version.name)):
-            names[str(name)] = None
-    return list(names)
-
-
-def _beside(name: Name, other: Name) -> bool:
-    return name.namespace.lower() == other.namespace.lower()
+        names = (Ref.parse(ref).name for ref in refs.get(edge.parent, ()))
+        found.update((str(name), None) for name in islice(filter(told, names), 1))
+    return list(found)

@@ -12,7 +12,7 @@ from graftwork.api.auth import Principal, PrincipalDep
 from graftwork.api.bodies import read_small
 from graftwork.api.deps import Services, ServicesDep
 from graftwork.api.registration import Order, describe, kind_of, limit_of, move_aliases, register
-from graftwork.api.schemas.versions import VersionOut
+from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.api.uploads import Allowed, Upload
 from graftwork.errors import InvalidRequest
 from graftwork.registry.access.grants import Scope
@@ -56,14 +56,14 @@ CHECKPOINT_FORM = _form(
     },
 )
 ALREADY: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The same content is there already.", "model": VersionOut}
+    200: {"description": "The same content is there already.", "model": RegisteredOut}
 }
 
 
 @router.post("/adapters", status_code=201, openapi_extra=ADAPTER_FORM, responses=ALREADY)
 async def upload_adapter(
     request: Request, response: Response, services: ServicesDep, principal: PrincipalDep
-) -> VersionOut:
+) -> RegisteredOut:
     """Register a PEFT adapter, checked against its base; the ETag is its digest.
 
     The same content under the same name is the same version: 200 instead of 201. A refused upload leaves nothing.
@@ -74,7 +74,7 @@ async def upload_adapter(
 @router.post("/checkpoints", status_code=201, openapi_extra=CHECKPOINT_FORM, responses=ALREADY)
 async def upload_checkpoint(
     request: Request, response: Response, services: ServicesDep, principal: PrincipalDep
-) -> VersionOut:
+) -> RegisteredOut:
     """Register a checkpoint of a few files in one request; a large one is better sent in parts, which can be resumed.
 
     The same content under the same name is the same version: 200 instead of 201. A refused upload leaves nothing.
@@ -84,7 +84,7 @@ async def upload_checkpoint(
 
 async def _receive(
     request: Request, response: Response, services: Services, principal: Principal, kind: Kind | None
-) -> VersionOut:
+) -> RegisteredOut:
     form = CHECKPOINT_FORM if kind is None else ADAPTER_FORM
     allowed = Allowed(_text_fields(form), limit_of(services.settings, kind))
     body = await read_small(request)
@@ -94,8 +94,7 @@ async def _receive(
         async with contextmanager_in_threadpool(services.registry.blobs.scratch()) as folder:
             upload = await uploads.receive(request, folder, allowed)
             version = await run_in_threadpool(_register, services, principal, upload, kind)
-    describe(response, version, is_new=version.is_new)
-    return VersionOut.of(version)
+    return describe(response, version, is_new=version.is_new)
 
 
 def _take(

@@ -63,7 +63,7 @@ def _render(engine: Engine, body: ChatRequest) -> list[int]:
         raise InvalidRequest(
             field="model", reason=f"{body.model} has no chat template; use /v1/completions with a prompt"
         )
-    messages = [message.model_dump() for message in body.messages]
+    messages = [{"role": message.role, "content": message.content} for message in body.messages]
     try:
         text = engine.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except TemplateError as error:

@@ -7,34 +7,26 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
-from graftwork.api.deps import NameDep, RegistryDep
+from graftwork.api.deps import NameDep, RegistryDep, SettingsDep
 from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.api.schemas.schedules import ScheduleChange, ScheduleOut, ScheduleRequest
 from graftwork.merge.jobs import scheduler
-from graftwork.registry.jobs.cron import Cron
 from graftwork.registry.refs import Name
 
 router = APIRouter(prefix="/schedules", tags=["schedules"])
 
 
 @router.post("", status_code=201)
-def create_schedule(body: ScheduleRequest, response: Response, registry: RegistryDep) -> ScheduleOut:
+def create_schedule(
+    body: ScheduleRequest, response: Response, registry: RegistryDep, settings: SettingsDep
+) -> ScheduleOut:
     """Add a schedule. What is wrong with it now is refused; references are resolved again whenever its time comes.
 
     Its jobs may do what its maker may do now.
     """
-    schedule = scheduler.add_schedule(
-        registry,
-        Name.parse(body.name),
-        Cron(body.cron, body.time_zone),
-        body.kind,
-        body.payload,
-        catch_up=body.catch_up,
-        overlap=body.overlap,
-        priority=body.priority,
-        enabled=body.enabled,
-    )
+    name = Name.parse(body.name)
+    schedule = scheduler.add_schedule(registry, settings, name, body.recurrence, enabled=body.enabled)
     response.headers["Location"] = f"/api/v1/schedules/{schedule.name}"
     return ScheduleOut.of(schedule, scheduler.note_on(registry, schedule))
 
@@ -63,21 +55,12 @@ def get_schedule(name: NameDep, registry: RegistryDep) -> ScheduleOut:
 
 
 @router.put("/{namespace}/{name}")
-def change_schedule(name: NameDep, body: ScheduleChange, registry: RegistryDep) -> ScheduleOut:
+def change_schedule(name: NameDep, body: ScheduleChange, registry: RegistryDep, settings: SettingsDep) -> ScheduleOut:
     """Put another schedule in the place of one, which keeps its jobs, and is paused if it was.
 
     From then on its jobs may do what whoever changed it may do now.
     """
-    schedule = scheduler.change_schedule(
-        registry,
-        name,
-        Cron(body.cron, body.time_zone),
-        body.kind,
-        body.payload,
-        catch_up=body.catch_up,
-        overlap=body.overlap,
-        priority=body.priority,
-    )
+    schedule = scheduler.change_schedule(registry, settings, name, body.recurrence)
     return ScheduleOut.of(schedule, scheduler.note_on(registry, schedule))
 
 

@@ -13,8 +13,8 @@ from graftwork.api.auth import Principal, PrincipalDep
 from graftwork.api.bodies import content_digest, discard, receive_part, stream_of
 from graftwork.api.deps import Services, ServicesDep
 from graftwork.api.registration import Order, describe, kind_of, limit_of, move_aliases, register
-from graftwork.api.schemas.uploads import PartOut, UploadOut, UploadRequest
-from graftwork.api.schemas.versions import VersionOut
+from graftwork.api.schemas.uploads import PartDigest, PartOut, PartUrlOut, UploadOut, UploadRequest
+from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.api.uploads import FILE_NAME
 from graftwork.errors import SourceNotFound, TooLarge, UnsafeFile, UploadNotFound
 from graftwork.registry.access.grants import Scope
@@ -27,6 +27,7 @@ from graftwork.registry.versions.version import Kind, Version
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 
 MAX_DEPTH = 8
+PRESIGNED_SECONDS = 3600
 ID = re.compile(r"[0-9a-f]{32}")
 PART_BODY: dict[str, Any] = {
     "requestBody": {
@@ -36,7 +37,7 @@ PART_BODY: dict[str, Any] = {
 }
 STORED: dict[int | str, dict[str, Any]] = {200: {"description": "It was stored already.", "model": PartOut}}
 REGISTERED: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The same content is there already.", "model": VersionOut}
+    200: {"description": "The same content is there already.", "model": RegisteredOut}
 }
 ContentDigest = Annotated[
     str,
@@ -116,8 +117,52 @@ async def put_part(
     return PartOut(path=file.path, number=number, size=size, sha256=sha256)
 
 
+@router.post("/{upload_id}/files/{path:path}/parts/{number}/url")
+def sign_part(
+    upload_id: str, path: str, number: int, body: PartDigest, services: ServicesDep, principal: PrincipalDep
+) -> PartUrlOut:
+    """Where the registry's bytes are in an object storage: a URL to PUT a part there, and not through this server.
+
+    It takes that part only; then tell that it has arrived. `url` is null where parts have to be sent here.
+    """
+    upload = _find(services, principal, upload_id)
+    file = _declared(upload, path, number)
+    size, name = upload.intent.part_size(file, number), _arrival(upload, file, number)
+    signed = services.registry.blobs.presign_arrival(name, body.sha256, size, seconds=PRESIGNED_SECONDS)
+    if signed is None:
+        return PartUrlOut(url=None, headers={}, seconds=0)
+    return PartUrlOut(url=signed.url, headers=dict(signed.headers), seconds=PRESIGNED_SECONDS)
+
+
+@router.post("/{upload_id}/files/{path:path}/parts/{number}/arrived", status_code=201, responses=STORED)
+def take_part(
+    upload_id: str,
+    path: str,
+    number: int,
+    body: PartDigest,
+    response: Response,
+    services: ServicesDep,
+    principal: PrincipalDep,
+) -> PartOut:
+    """Say that a part is at the URL that was signed for it: it is read, compared with its SHA-256, and stored."""
+    upload = _find(services, principal, upload_id)
+    file = _declared(upload, path, number)
+    size, name = upload.intent.part_size(file, number), _arrival(upload, file, number)
+    is_new = upload.parts.get(file.path, {}).get(number) != body.sha256
+    blobs = services.registry.blobs
+    if is_new:
+        with blobs.scratch() as folder:
+            blobs.fetch_arrival(name, body.sha256, size, folder / "part")
+            is_new = services.registry.uploads.store_part(upload, file, number, folder / "part", body.sha256)
+    blobs.drop_arrival(name)
+    response.status_code = 201 if is_new else 200
+    return PartOut(path=file.path, number=number, size=size, sha256=body.sha256)
+
+
 @router.post("/{upload_id}/complete", status_code=201, responses=REGISTERED)
-def complete_upload(upload_id: str, response: Response, services: ServicesDep, principal: PrincipalDep) -> VersionOut:
+def complete_upload(
+    upload_id: str, response: Response, services: ServicesDep, principal: PrincipalDep
+) -> RegisteredOut:
     """Check the files and register them as a version; once that is done, asking again gives the same answer.
 
     An upload that is refused stays as it is until it is deleted or expires.
@@ -143,8 +188,7 @@ def complete_upload(upload_id: str, response: Response, services: ServicesDep, p
         if not upload.is_done:
             move_aliases(services, principal, version, order.aliases)
             registry.uploads.finish(upload_id)
-    describe(response, version, is_new=is_new)
-    return VersionOut.of(version)
+    return describe(response, version, is_new=is_new)
 
 
 @router.delete("/{upload_id}", status_code=204)
@@ -169,6 +213,11 @@ def _order(upload: Upload) -> Order:
     intent = upload.intent
     kind = Kind(intent.kind) if intent.kind is not None else None
     return Order.parse(intent.name, kind, intent.base, intent.aliases)
+
+
+def _arrival(upload: Upload, file: DeclaredFile, number: int) -> str:
+    """What a part is called in the storage that it is left in."""
+    return f"{upload.id}/{upload.intent.files.index(file)}.{number}"
 
 
 def _declared(upload: Upload, path: str, number: int) -> DeclaredFile:

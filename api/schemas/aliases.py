@@ -28,6 +28,8 @@ class AliasMoveOut(BaseModel):
     alias: str
     before: str | None
     after: str | None
+    before_ref: str | None = Field(description="the version it was at, `ns/name@v2`")
+    after_ref: str | None = Field(description="the version it is at since, `ns/name@v3`")
     actor: str
     reason: str
     moved_at: datetime
@@ -39,6 +41,8 @@ class AliasMoveOut(BaseModel):
             alias=move.alias,
             before=move.before,
             after=move.after,
+            before_ref=move.before_ref,
+            after_ref=move.after_ref,
             actor=move.actor,
             reason=move.reason,
             moved_at=move.moved_at,

@@ -8,15 +8,31 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from typing_extensions import TypedDict
 
 from graftwork.api.schemas.completions import FinishReason, SamplingFields, Usage
-from graftwork.api.schemas.dialect import Unused, only
+from graftwork.api.schemas.dialect import MessageDialect, Unused, only
 from graftwork.api.schemas.logprobs import MAX_TOP_LOGPROBS, ChatLogprobs
 
+TEXTS = ("text", "input_text", "output_text")
+"""The types of parts that are text, in the chat API's words and in those of OpenAI's later one."""
 
-class Message(BaseModel):
+
+class Message(MessageDialect):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, value: Any) -> Any:
+        """OpenAI's lists of text parts as one text; anything else is left for the schema to judge."""
+        if not isinstance(value, list):
+            return value
+        for part in value:
+            kind = part.get("type", "text") if isinstance(part, dict) else None
+            if kind not in TEXTS or not isinstance(part.get("text"), str):
+                other = f", no {kind[:40]}" if isinstance(kind, str) and kind not in TEXTS else ""
+                raise ValueError(f"this server takes a text or a list of text parts{other}")
+        return "".join(part["text"] for part in value)
 
 
 class ChatRequest(SamplingFields):
@@ -62,12 +78,6 @@ class ChatRequest(SamplingFields):
         if value and not info.data.get("logprobs"):
             raise ValueError("it needs logprobs to be true")
         return value
-
-    @field_validator("messages", mode="before")
-    @classmethod
-    def _plain_content(cls, value: Any) -> Any:
-        """OpenAI's lists of text parts as one text; anything else is left for the schema to judge."""
-        return [_joined(message) for message in value] if isinstance(value, list) else value
 
 
 class Answer(BaseModel):
@@ -124,12 +134,3 @@ class ChatChunk(BaseModel):
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
-
-
-def _joined(message: Any) -> Any:
-    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
-        return message
-    parts = message["content"]
-    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
-        raise ValueError("the content of a message is a text or a list of text parts")
-    return {**message, "content": "".join(part["text"] for part in parts)}

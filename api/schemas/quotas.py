@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.catalog.quotas import Quota
-
-MOST = 2**63 - 1
+from graftwork.registry.catalog.quotas import MOST, Quota
 
 
 class QuotaIn(BaseModel):

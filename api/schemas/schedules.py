@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from graftwork.registry.jobs.schedules import CatchUp, Overlap, Schedule
+from graftwork.registry.jobs.cron import Cron
+from graftwork.registry.jobs.schedules import CatchUp, Overlap, Recurrence, Schedule
 
 EXAMPLE = {
     "name": "acme/merged",
@@ -41,6 +42,12 @@ class ScheduleChange(BaseModel):
         default=Overlap.SKIP, description="what to do at a time when an earlier job of the schedule has not ended"
     )
     priority: int = Field(default=0, ge=-100, le=100, description="that of the jobs; higher ones run first")
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """The same for the registry. Raises InvalidRequest for a time that is none."""
+        cron = Cron(self.cron, self.time_zone)
+        return Recurrence(cron, self.kind, self.payload, self.catch_up, self.overlap, self.priority)
 
 
 class ScheduleRequest(ScheduleChange):

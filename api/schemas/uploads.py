@@ -102,6 +102,22 @@ class UploadOut(BaseModel):
         )
 
 
+class PartDigest(BaseModel):
+    """Which bytes a part has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sha256: str = Field(pattern=SHA256)
+
+
+class PartUrlOut(BaseModel):
+    """Where to PUT the bytes of a part, with which headers."""
+
+    url: str | None = Field(description="null: send the part to this server")
+    headers: dict[str, str]
+    seconds: int = Field(description="how long it is good for")
+
+
 class PartOut(BaseModel):
     """A part that has been stored."""
 

@@ -58,6 +58,12 @@ class VersionOut(BaseModel):
         )
 
 
+class RegisteredOut(VersionOut):
+    """The version that an upload has become."""
+
+    already_there: bool = Field(default=False, description="whether the same content had this name before")
+
+
 class TensorsOut(BaseModel):
     """What the tensors of a version amount to; `dtypes` counts tensors by dtype."""
 

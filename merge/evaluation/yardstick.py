@@ -8,11 +8,13 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from graftwork.errors import InvalidRequest
+from graftwork.merge.evaluation.evaluator import evaluator_named
 from graftwork.merge.evaluation.metric import check_metrics
 from graftwork.registry.formats.dataset import DatasetLayout, read_dataset
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.snapshots import materialise
 from graftwork.registry.versions.version import Kind, Version
+from graftwork.settings import Settings
 
 
 class Yardstick(BaseModel):
@@ -53,10 +55,12 @@ def layout_of(registry: Registry, dataset: Version) -> DatasetLayout:
     return read_dataset(materialise(registry, dataset))
 
 
-def check_measured(registry: Registry, yardstick: Yardstick, metrics: Sequence[str]) -> None:
-    """Raise what finding the dataset raises, and InvalidRequest for metrics that it has not.
+def check_measured(registry: Registry, settings: Settings, yardstick: Yardstick, metrics: Sequence[str]) -> None:
+    """Raise what finding the dataset or the evaluator raises, and InvalidRequest for metrics that the dataset has not.
 
     What an evaluator gives is found out when it runs.
     """
+    if yardstick.evaluator is not None:
+        evaluator_named(yardstick.evaluator, settings).command()
     if yardstick.dataset is not None:
         check_metrics(layout_of(registry, find_dataset(registry, yardstick.dataset)).config.task, metrics)

@@ -15,6 +15,7 @@ from graftwork.merge.recipe.problem import first_problem, reason_of
 from graftwork.registry.access.access import require
 from graftwork.registry.access.grants import EVERYWHERE, Scope
 from graftwork.registry.registry import Registry
+from graftwork.settings import Settings
 
 MODULES = {
     "gc": "graftwork.merge.jobs.kinds.gc",
@@ -56,7 +57,7 @@ class Kind:
     """What a schedule of such jobs keeps, where that is not a payload."""
     fire: Callable[[Registry, Any], Fired] | None = None
     """Makes the payload of a job from what the schedule keeps, when its time comes; without it, it is the payload."""
-    check: Callable[[Registry, Any], None] | None = None
+    check: Callable[[Registry, Settings, Any], None] | None = None
     """Raises what is already wrong with what a schedule is to keep."""
     note: Callable[[Registry, Any], str | None] | None = None
     """What to know of a schedule that is not wrong, and yet would fail now."""
@@ -78,7 +79,7 @@ class Kind:
             return form.model_validate(payload)
         except ValidationError as error:
             problem = first_problem(error)
-            where = ".".join(str(part) for part in problem["loc"]) or "payload"
+            where = ".".join(["payload", *map(str, problem["loc"])])
             raise InvalidRequest(field=where, reason=reason_of(problem, form)) from None
 
 

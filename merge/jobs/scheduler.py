@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from graftwork.errors import DatabaseUnavailable, GraftworkError
 from graftwork.merge.jobs.kind import kind_named
+from graftwork.merge.jobs.submit import require_target
 from graftwork.registry.access.access import acting_for
-from graftwork.registry.jobs.cron import Cron
 from graftwork.registry.jobs.jobs import Ended, Job, State
-from graftwork.registry.jobs.schedules import CatchUp, Firing, Overlap, Schedule
+from graftwork.registry.jobs.schedules import CatchUp, Firing, Recurrence, Schedule
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.settings import Settings
 
 POLL_SECONDS = 1.0
 ON_TIME = timedelta(minutes=1)
@@ -69,55 +70,29 @@ def fire_now(registry: Registry, name: Name, now: datetime) -> Job:
 
 def add_schedule(
     registry: Registry,
+    settings: Settings,
     name: Name,
-    cron: Cron,
-    kind: str,
-    payload: Mapping[str, Any],
+    recurrence: Recurrence,
     *,
     now: datetime | None = None,
-    catch_up: CatchUp = CatchUp.ONE,
-    overlap: Overlap = Overlap.SKIP,
-    priority: int = 0,
     enabled: bool = True,
 ) -> Schedule:
-    """Add a schedule of jobs of that kind. Raises what is wrong with it as it is now, and ScheduleExists.
+    """Add a schedule of such jobs. Raises what is wrong with it as it is now, and ScheduleExists.
 
     What its references mean is found out again whenever its time comes.
     """
-    return registry.schedules.create(
-        name,
-        cron,
-        kind,
-        _checked(registry, kind, payload),
-        now=now or registry.schedules.now(),
-        catch_up=catch_up,
-        overlap=overlap,
-        priority=priority,
-        enabled=enabled,
-    )
+    checked = _checked(registry, settings, recurrence)
+    return registry.schedules.create(name, checked, now=now or registry.schedules.now(), enabled=enabled)
 
 
-def change_schedule(
-    registry: Registry,
-    name: Name,
-    cron: Cron,
-    kind: str,
-    payload: Mapping[str, Any],
-    *,
-    catch_up: CatchUp = CatchUp.ONE,
-    overlap: Overlap = Overlap.SKIP,
-    priority: int = 0,
-) -> Schedule:
+def change_schedule(registry: Registry, settings: Settings, name: Name, recurrence: Recurrence) -> Schedule:
     """Put all this in the place of what a schedule was; its jobs stay with it, and it is paused if it was.
 
     From then on it acts for whoever changed it. Raises what `add_schedule` does, and ScheduleNotFound.
     """
     registry.schedules.writable(name)
-    checked = _checked(registry, kind, payload)
-    now = registry.schedules.now()
-    return registry.schedules.change(
-        name, cron, kind, checked, now=now, catch_up=catch_up, overlap=overlap, priority=priority
-    )
+    checked = _checked(registry, settings, recurrence)
+    return registry.schedules.change(name, checked, now=registry.schedules.now())
 
 
 def note_on(registry: Registry, schedule: Schedule) -> str | None:
@@ -126,14 +101,14 @@ def note_on(registry: Registry, schedule: Schedule) -> str | None:
     return None if kind.note is None else kind.note(registry, kind.parse_template(schedule.payload))
 
 
-def _checked(registry: Registry, kind: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The template of a payload, as it is kept."""
-    sort = kind_named(kind)
-    template = sort.parse_template(payload)
-    if sort.check is not None:
-        sort.check(registry, template)
-    plain: Mapping[str, Any] = template.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return plain
+def _checked(registry: Registry, settings: Settings, recurrence: Recurrence) -> Recurrence:
+    """The same with the payload as it is kept."""
+    kind = kind_named(recurrence.kind)
+    template = kind.parse_template(recurrence.payload)
+    require_target(template)
+    if kind.check is not None:
+        kind.check(registry, settings, template)
+    return replace(recurrence, payload=template.model_dump(mode="json", by_alias=True, exclude_unset=True))
 
 
 def _times(schedule: Schedule, now: datetime) -> Sequence[datetime]:

@@ -10,7 +10,7 @@ from graftwork.merge.jobs.kind import kind_named
 from graftwork.registry.access.access import require
 from graftwork.registry.access.grants import Scope
 from graftwork.registry.jobs.jobs import Job
-from graftwork.registry.refs import Name
+from graftwork.registry.refs import Name, check_alias
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions.version import Version
 
@@ -30,12 +30,11 @@ def submit(
 
     fired: the schedule that makes it and the time it is made for
 
-    Raises InvalidRequest for a kind there is not and for a payload that the kind does not take, Forbidden when its
-    `name`, which is what a job makes, is not in a namespace that may be written in.
+    Raises InvalidRequest for a kind there is not and for a payload that the kind does not take, and what
+    `require_target` raises.
     """
     order = kind_named(kind).parse(payload)
-    if isinstance(name := getattr(order, "name", None), str):
-        require(Scope.WRITE, Name.parse(name).namespace)
+    require_target(order)
     return registry.jobs.enqueue(
         kind,
         order.model_dump(mode="json"),
@@ -45,6 +44,14 @@ def submit(
         owner=owner,
         fired=fired,
     )
+
+
+def require_target(order: object) -> None:
+    """Raise InvalidName, and Forbidden, where the `name` or the `aliases` of what is to be made are not possible."""
+    if isinstance(name := getattr(order, "name", None), str):
+        require(Scope.WRITE, Name.parse(name).namespace)
+    for alias in getattr(order, "aliases", ()):
+        check_alias(alias)
 
 
 def _own(key: str, owner: str) -> str:

@@ -49,7 +49,7 @@ def publish(
     A merge that was killed goes on, too. Raises what `plan`, `write_folder` and `import_staged` raise; the registry is
     then as it was.
     """
-    target = artifact_name(recipe, name)
+    target = target_of(recipe, name)
     with registry.blobs.scratch() as scratch:
         aside = scratch / "merged"
         with carried_out(recipe, aside, settings=settings, registry=registry, progress=progress, paths=paths) as steps:
@@ -77,14 +77,12 @@ def publish(
 
 
 def target_of(recipe: Recipe, name: str | None) -> Name:
-    """`artifact_name`, once the recipe's aliases were found to be some. Raises InvalidRecipe, InvalidReference."""
+    """The artifact a merge registers under, once the aliases of its recipe were found to be some.
+
+    Raises InvalidRecipe when neither the caller nor the recipe names it, and InvalidName.
+    """
     for alias in recipe.output.aliases:
         check_alias(alias)
-    return artifact_name(recipe, name)
-
-
-def artifact_name(recipe: Recipe, name: str | None) -> Name:
-    """The artifact a merge registers under. Raises InvalidRecipe when neither the caller nor the recipe names it."""
     chosen = name or recipe.output.name
     if chosen is None:
         raise InvalidRecipe(where="output.name", reason="a merge into the registry needs a name, NAMESPACE/NAME")

@@ -104,11 +104,21 @@ def load_sweep(file: Path) -> Sweep:
     program = document.evaluate.command[0]
     if MODEL not in program and shutil.which(program) is None:
         raise InvalidSweep(where="evaluate.command[0]", reason=f"there is no program {program!r}")
-    recipe = document.recipe
-    if isinstance(recipe, str):
-        recipe = _read(Path(recipe).expanduser(), "a recipe in YAML")
+    recipe = _recipe(document.recipe)
     grid = {path: given.values() if isinstance(given, Steps) else given for path, given in document.grid.items()}
     return Sweep(expand(recipe, grid), document.evaluate)
+
+
+def load_request(file: Path) -> dict[str, Any]:
+    """What a file asks of a server, with the recipe that it may name in it; the server says what is wrong with it.
+
+    Raises SourceNotFound, and InvalidSweep, also for a command: what a server runs is what its operator configured.
+    """
+    raw = _read(file, "a sweep in YAML")
+    if isinstance(judge := raw.get("evaluate"), dict) and "command" in judge:
+        reason = "a server does not run it: name a dataset of the registry, or an evaluator of the operator's, instead"
+        raise InvalidSweep(where="evaluate.command", reason=reason)
+    return {**raw, "recipe": _recipe(raw.get("recipe"))}
 
 
 def expand(recipe: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> tuple[Point, ...]:
@@ -144,6 +154,11 @@ def _check_apart(paths: Mapping[str, Place]) -> None:
     for (one, steps), (other, longer) in itertools.permutations(paths.items(), 2):
         if longer.steps[: len(steps.steps)] == steps.steps:
             raise InvalidSweep(where=f"grid.{other}", reason=f"grid.{one} sets what it lies in")
+
+
+def _recipe(given: Any) -> Any:
+    """A recipe, or what is in the file of that path."""
+    return _read(Path(given).expanduser(), "a recipe in YAML") if isinstance(given, str) else given
 
 
 def _read(file: Path, expected: str) -> dict[str, Any]:

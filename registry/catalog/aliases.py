@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import Enum
 
 from sqlalchemy import delete, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from graftwork.errors import AliasConflict, AliasNotFound, RevisionNotFound
 from graftwork.registry.access.access import doer, require
@@ -41,11 +41,16 @@ class AliasEntry:
 
 @dataclass(frozen=True, slots=True)
 class AliasMove:
-    """One move of an alias: created when `before` is None, deleted when `after` is None."""
+    """One move of an alias: created when `before` is None, deleted when `after` is None.
+
+    The digests of the versions, and their references, such as `ns/name@v3`.
+    """
 
     alias: str
     before: str | None
     after: str | None
+    before_ref: str | None
+    after_ref: str | None
     actor: str
     reason: str
     moved_at: datetime
@@ -125,12 +130,28 @@ class Aliases:
         """Every move of `alias`, oldest first, also of one that is deleted. Raises ArtifactNotFound, AliasNotFound."""
         with self._database.read() as session:
             artifact = find_artifact(session, name)
-            query = select(AliasMoveRow).where(AliasMoveRow.artifact_id == artifact.id, AliasMoveRow.alias == alias)
-            rows = session.scalars(query.order_by(AliasMoveRow.id)).all()
+            before, after = aliased(VersionRow), aliased(VersionRow)
+            query = select(AliasMoveRow, before.number, after.number).where(
+                AliasMoveRow.artifact_id == artifact.id, AliasMoveRow.alias == alias
+            )
+            for version, digest in ((before, AliasMoveRow.before), (after, AliasMoveRow.after)):
+                query = query.outerjoin(version, (version.artifact_id == artifact.id) & (version.digest == digest))
+            rows = session.execute(query.order_by(AliasMoveRow.id)).all()
             if not rows:
                 raise AliasNotFound(name=name, alias=alias, known=known_revisions(session, artifact))
+            own = f"{artifact.namespace}/{artifact.name}"
         return [
-            AliasMove(row.alias, row.before, row.after, row.actor, row.reason, moment(row.moved_at)) for row in rows
+            AliasMove(
+                row.alias,
+                row.before,
+                row.after,
+                None if left is None else f"{own}@v{left}",
+                None if reached is None else f"{own}@v{reached}",
+                row.actor,
+                row.reason,
+                moment(row.moved_at),
+            )
+            for row, left, reached in rows
         ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
-from graftwork.errors import InvalidName, QuotaExceeded
+from graftwork.errors import InvalidName, InvalidRequest, QuotaExceeded
 from graftwork.registry.access.audit import record
 from graftwork.registry.db import Database
 from graftwork.registry.refs import PART, PART_EXPECTED
@@ -15,6 +15,8 @@ from graftwork.registry.tables import ArtifactRow, BlobRow, FileRow, QuotaRow, V
 from graftwork.registry.versions.rows import not_withdrawn
 
 QUOTAS = QuotaRow.plain()
+MOST = 2**63 - 1
+"""What a database's integers hold."""
 LOCK = select(QUOTAS).where(QUOTAS.c.namespace == bindparam("namespace")).with_for_update()
 
 
@@ -61,8 +63,14 @@ class Quotas:
     def set(
         self, namespace: str, *, max_bytes: int | None = None, max_versions: int | None = None, actor: str = ""
     ) -> Quota:
-        """Give a namespace a quota, or none (None and None). What it holds already stays. Raises InvalidName."""
+        """Give a namespace a quota, or none (None and None). What it holds already stays.
+
+        Raises InvalidName, InvalidRequest.
+        """
         key = _key(namespace)
+        for field, most in (("max_bytes", max_bytes), ("max_versions", max_versions)):
+            if most is not None and not 0 <= most <= MOST:
+                raise InvalidRequest(field=field, reason=f"expected 0 to {MOST}")
         with self._database.write() as session:
             row = session.get(QuotaRow, key)
             if max_bytes is None and max_versions is None:

@@ -45,18 +45,36 @@ class Overlap(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """A schedule as it was when it was read. `payload` is the template of its jobs' payloads."""
+class Recurrence:
+    """Jobs of a kind at the times of a cron expression. `payload` is the template of their payloads."""
 
-    id: int
-    name: Name
     cron: Cron
     kind: str
     payload: Mapping[str, Any]
+    catch_up: CatchUp = CatchUp.ONE
+    overlap: Overlap = Overlap.SKIP
+    priority: int = 0
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of `ScheduleRow` that keep it."""
+        return {
+            "cron": self.cron.expression,
+            "time_zone": self.cron.time_zone,
+            "kind": self.kind,
+            "payload": dict(self.payload),
+            "catch_up": self.catch_up,
+            "overlap": self.overlap,
+            "priority": self.priority,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule(Recurrence):
+    """A schedule as it was when it was read."""
+
+    id: int
+    name: Name
     enabled: bool
-    catch_up: CatchUp
-    overlap: Overlap
-    priority: int
     access: Access
     """Who made it, and what they might do then: its jobs may do the same."""
     next_at: datetime
@@ -102,19 +120,7 @@ class Schedules:
         with self._database.read() as session:
             return moment(session.execute(select(clock())).scalar_one())
 
-    def create(
-        self,
-        name: Name,
-        cron: Cron,
-        kind: str,
-        payload: Mapping[str, Any],
-        *,
-        now: datetime,
-        catch_up: CatchUp = CatchUp.ONE,
-        overlap: Overlap = Overlap.SKIP,
-        priority: int = 0,
-        enabled: bool = True,
-    ) -> Schedule:
+    def create(self, name: Name, recurrence: Recurrence, *, now: datetime, enabled: bool = True) -> Schedule:
         """Add a schedule; its first time is the first after `now`. Its jobs may do what its maker may do now.
 
         Raises ScheduleExists, and Forbidden outside of the namespaces that may be written in.
@@ -127,37 +133,20 @@ class Schedules:
                 raise ScheduleExists(name=name)
             row = ScheduleRow(
                 name=str(name),
-                cron=cron.expression,
-                time_zone=cron.time_zone,
-                kind=kind,
-                payload=dict(payload),
                 enabled=enabled,
-                catch_up=catch_up,
-                overlap=overlap,
-                priority=priority,
                 owner=maker.owner,
                 grants=maker.as_json(),
-                next_at=cron.after(now).timestamp(),
+                next_at=recurrence.cron.after(now).timestamp(),
                 created_at=clock(),
+                **recurrence.columns(),
             )
             session.add(row)
             session.flush()
             session.refresh(row)
-            record(session, maker.owner, "schedule.create", str(name), {"cron": cron.expression, "kind": kind})
+            record(session, maker.owner, "schedule.create", str(name), _told(recurrence))
             return Schedule.from_row(row)
 
-    def change(
-        self,
-        name: Name,
-        cron: Cron,
-        kind: str,
-        payload: Mapping[str, Any],
-        *,
-        now: datetime,
-        catch_up: CatchUp,
-        overlap: Overlap,
-        priority: int,
-    ) -> Schedule:
+    def change(self, name: Name, recurrence: Recurrence, *, now: datetime) -> Schedule:
         """Put another schedule in the place of one; its jobs stay. They may do what whoever changes it may do now.
 
         Its next time is the first after `now`. Raises ScheduleNotFound, Forbidden.
@@ -166,17 +155,11 @@ class Schedules:
         return self._set(
             name,
             "schedule.change",
-            {"cron": cron.expression, "kind": kind},
-            cron=cron.expression,
-            time_zone=cron.time_zone,
-            kind=kind,
-            payload=dict(payload),
-            catch_up=catch_up,
-            overlap=overlap,
-            priority=priority,
+            _told(recurrence),
             owner=maker.owner,
             grants=maker.as_json(),
-            next_at=cron.after(now).timestamp(),
+            next_at=recurrence.cron.after(now).timestamp(),
+            **recurrence.columns(),
         )
 
     def get(self, name: Name) -> Schedule:
@@ -280,6 +263,11 @@ class Schedules:
             session.refresh(row)
             record(session, access.get().owner, action, str(name), details)
             return Schedule.from_row(row)
+
+
+def _told(recurrence: Recurrence) -> dict[str, str]:
+    """What the audit log says of it."""
+    return {"cron": recurrence.cron.expression, "kind": recurrence.kind}
 
 
 def _advance(session: Session, schedule: Schedule, following: datetime) -> bool:

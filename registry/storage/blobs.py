@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,14 @@ class StoredBlob:
     generation: int
     size: int
     since: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignedPut:
+    """A URL that takes the bytes it was signed for, from whoever sends them with these headers by PUT."""
+
+    url: str
+    headers: Mapping[str, str]
 
 
 class BlobStore(Protocol):
@@ -89,11 +97,23 @@ class BlobStore(Protocol):
     def presign(self, sha256: str, generation: int = 0, *, seconds: int) -> str | None:
         """A URL under which anybody may read the blob for so long; None where there is no such thing."""
 
+    def presign_arrival(self, name: str, sha256: str, size: int, *, seconds: int) -> SignedPut | None:
+        """How a client may leave exactly these bytes in the store for so long, as `name`; None where it cannot."""
+
+    def fetch_arrival(self, name: str, sha256: str, size: int, target: Path) -> None:
+        """Write what a client left as `name` to the new file `target`.
+
+        Raises ArrivalNotFound, DigestMismatch for other bytes, StorageFull, StorageUnavailable.
+        """
+
+    def drop_arrival(self, name: str) -> None:
+        """Delete what a client left as `name`."""
+
     def stored(self) -> Iterator[StoredBlob]:
         """Everything the store holds."""
 
     def abandon(self, seconds: float) -> int:
-        """Give up transfers into the store that began so long ago. Returns how many."""
+        """Give up transfers into the store that began, and what clients left there, so long ago. Returns how many."""
 
 
 def place(sha256: str, generation: int) -> str:

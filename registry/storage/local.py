@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from graftwork.errors import CorruptBlob
+from graftwork.errors import ArrivalNotFound, CorruptBlob
 from graftwork.registry.storage.blobs import (
+    SignedPut,
     StagedBlob,
     StoredBlob,
     fsync,
@@ -77,6 +78,17 @@ class LocalStore(StagingArea):
     def presign(self, sha256: str, generation: int = 0, *, seconds: int) -> str | None:
         """None: files of this machine have no URL of their own."""
         return None
+
+    def presign_arrival(self, name: str, sha256: str, size: int, *, seconds: int) -> SignedPut | None:
+        """None: clients leave nothing on this machine."""
+        return None
+
+    def fetch_arrival(self, name: str, sha256: str, size: int, target: Path) -> None:
+        """Raises ArrivalNotFound."""
+        raise ArrivalNotFound(name=name)
+
+    def drop_arrival(self, name: str) -> None:
+        """Nothing: nothing is there."""
 
     def stored(self) -> Iterator[StoredBlob]:
         """Everything the store holds, in no particular order."""

@@ -19,9 +19,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from graftwork.errors import CorruptBlob, InputChanged, OperationFailed, StorageUnavailable
+from graftwork.errors import (
+    ArrivalNotFound,
+    CorruptBlob,
+    DigestMismatch,
+    InputChanged,
+    OperationFailed,
+    StorageUnavailable,
+)
 from graftwork.registry.storage.address import Address
-from graftwork.registry.storage.blobs import CHUNK_BYTES, StagedBlob, StoredBlob, parse_place, place, refuse_full
+from graftwork.registry.storage.blobs import (
+    CHUNK_BYTES,
+    SignedPut,
+    StagedBlob,
+    StoredBlob,
+    parse_place,
+    place,
+    refuse_full,
+)
 from graftwork.registry.storage.cache import FileCache
 from graftwork.registry.storage.staging_area import StagingArea
 
@@ -30,6 +45,8 @@ MOST_PARTS = 10_000
 TRANSFERS = 4
 ATTEMPTS = 5
 CONNECT_SECONDS, READ_SECONDS = 10, 60
+ARRIVALS = "arrivals/"
+"""Below the prefix: what clients leave until it is fetched."""
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 THERE = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 UNCONDITIONAL = frozenset({"501", "NotImplemented"})
@@ -96,6 +113,43 @@ class ObjectStore(StagingArea):
         url: str = self._client.generate_presigned_url("get_object", Params=named, ExpiresIn=seconds)
         return url
 
+    def presign_arrival(self, name: str, sha256: str, size: int, *, seconds: int) -> SignedPut | None:
+        """A URL that takes exactly these bytes: their size and SHA-256 are signed, and the storage compares both.
+
+        None where clients are not sent to the storage.
+        """
+        if not self.address.redirects:
+            return None
+        checksum = _base64(bytes.fromhex(sha256))
+        named = {**self._arrival(name), "ContentLength": size, "ChecksumSHA256": checksum}
+        url: str = self._client.generate_presigned_url("put_object", Params=named, ExpiresIn=seconds)
+        return SignedPut(url, {"Content-Length": str(size), "x-amz-checksum-sha256": checksum})
+
+    def fetch_arrival(self, name: str, sha256: str, size: int, target: Path) -> None:
+        """Write what a client left as `name` to the new file `target`, hashed once more.
+
+        Raises ArrivalNotFound, DigestMismatch, StorageFull, StorageUnavailable.
+        """
+        key = self._arrival(name)["Key"]
+        found = self._size(key)
+        if found is None:
+            raise ArrivalNotFound(name=name)
+        digest = hashlib.sha256()
+        if found == size:
+            with refuse_full(target.parent), target.open("xb") as file:
+                for chunk in self._chunks(key, sha256):
+                    digest.update(chunk)
+                    file.write(chunk)
+        if found != size or digest.hexdigest() != sha256:
+            actual = digest.hexdigest() if found == size else f"{found} bytes"
+            raise DigestMismatch(what=f"what came as {name}", actual=actual, expected=sha256)
+
+    def drop_arrival(self, name: str) -> None:
+        """Delete what a client left as `name`. Raises StorageUnavailable."""
+        arrival = self._arrival(name)
+        with self._told("delete", arrival["Key"]):
+            self._client.delete_object(**arrival)
+
     def stored(self) -> Iterator[StoredBlob]:
         """Everything under the prefix that is named as a blob. Raises StorageUnavailable."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -109,7 +163,10 @@ class ObjectStore(StagingArea):
                         yield StoredBlob(*named, entry["Size"], entry["LastModified"].timestamp())
 
     def abandon(self, seconds: float) -> int:
-        """Abort multipart uploads that began so long ago. Returns how many. Raises StorageUnavailable."""
+        """Abort multipart uploads that began, and delete what clients left, so long ago. Returns how many of both.
+
+        Raises StorageUnavailable.
+        """
         bucket, aborted = self.address.bucket, 0
         with self._told("list uploads of", self.address.prefix):
             pages = self._client.get_paginator("list_multipart_uploads")
@@ -119,7 +176,16 @@ class ObjectStore(StagingArea):
                         named = {"Bucket": bucket, "Key": entry["Key"], "UploadId": entry["UploadId"]}
                         self._client.abort_multipart_upload(**named)
                         aborted += 1
+            left = self._client.get_paginator("list_objects_v2")
+            for page in left.paginate(Bucket=bucket, Prefix=self.address.prefix + ARRIVALS):
+                for entry in page.get("Contents", []):
+                    if time.time() - entry["LastModified"].timestamp() > seconds:
+                        self._client.delete_object(Bucket=bucket, Key=entry["Key"])
+                        aborted += 1
         return aborted
+
+    def _arrival(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.address.bucket, "Key": self.address.prefix + ARRIVALS + name}
 
     def _put(self, staged: StagedBlob, key: str) -> bool:
         body = staged.path.read_bytes()

@@ -16,6 +16,7 @@ from graftwork.registry.storage.blobs import refuse_full
 
 PREFIX = "hf:"
 SOURCE = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
+FORM = "hf:ORG/NAME or hf:ORG/NAME@REVISION"
 WANTED = [f"*{suffix}" for suffix in sorted(ACCEPTED_SUFFIXES)] + sorted(ACCEPTED_NAMES)
 UNWANTED = ["original/*", "consolidated*"]
 """Second copies of the weights, in their authors' own layout."""
@@ -39,7 +40,7 @@ def download(source: str, cache: Path | None = None) -> Path:
     """
     match = SOURCE.fullmatch(source)
     if match is None:
-        raise InvalidReference(value=source, expected="hf:ORG/NAME or hf:ORG/NAME@REVISION")
+        raise InvalidReference(value=source, expected=FORM)
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
@@ -55,7 +56,7 @@ def download(source: str, cache: Path | None = None) -> Path:
                 ignore_patterns=UNWANTED,
             )
     except hub.HFValidationError:
-        raise InvalidReference(value=source, expected="hf:ORG/NAME or hf:ORG/NAME@REVISION") from None
+        raise InvalidReference(value=source, expected=FORM) from None
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError) as error:
         expected = "a repository and revision of the Hub that is public, or that HF_TOKEN gives access to"
         raise SourceNotFound(source=source, expected=expected) from error

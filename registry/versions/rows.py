@@ -12,6 +12,7 @@ from graftwork.errors import ArtifactNotFound, RevisionNotFound, VersionWithdraw
 from graftwork.registry.access.access import access, shown, shown_version
 from graftwork.registry.refs import Name
 from graftwork.registry.tables import AliasRow, ArtifactRow, MarkRow, VersionRow
+from graftwork.registry.versions.places import places_of_digests
 
 KNOWN_SHOWN = 8
 ALIKE = 3
@@ -61,13 +62,13 @@ def withdrawal(session: Session, row: VersionRow) -> MarkRow | None:
 
 
 def require_present(session: Session, digest: str) -> None:
-    """Raise VersionWithdrawn when all versions that have this digest were withdrawn."""
-    rows = session.scalars(select(VersionRow).where(VersionRow.digest == digest)).all()
-    marks = [withdrawal(session, row) for row in rows]
-    for row, mark in zip(rows, marks, strict=True):
-        if mark is not None and None not in marks:
-            shown = f"{row.artifact.namespace}/{row.artifact.name}@v{row.number}"
-            raise VersionWithdrawn(ref=shown, reason=mark.reason or "no reason was given")
+    """Raise VersionWithdrawn, under a name that may be seen, when all versions that have this digest were withdrawn."""
+    places = places_of_digests(session, [digest]).get(digest, [])
+    marks = [session.get(MarkRow, (place.version_id, WITHDRAWN)) for place in places]
+    gone = [(place, mark) for place, mark in zip(places, marks, strict=True) if mark is not None]
+    if gone and len(gone) == len(places):
+        place, mark = min(gone, key=lambda one: not one[0].is_visible)
+        raise VersionWithdrawn(ref=place.shown, reason=mark.reason or "no reason was given")
 
 
 def not_withdrawn() -> ColumnElement[bool]:

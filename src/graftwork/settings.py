@@ -49,7 +49,7 @@ CHOICES = {
     "log_format": LOG_FORMATS,
     "log_level": LOG_LEVELS,
 }
-MAY_BE_ZERO = frozenset({"requests_per_second", "ray_workers"})
+MAY_BE_ZERO = frozenset({"requests_per_second", "tokens_per_minute", "ray_workers"})
 SIZES = frozenset(
     {
         "memory",
@@ -199,6 +199,9 @@ class Settings:
     """Requests that one owner of tokens may send on average before being answered 429; 0 for any number."""
     request_burst: int = 50
     """How many of them may come at once."""
+    tokens_per_minute: int = 0
+    """Tokens of prompts and answers that one owner of tokens may use on average before being answered 429; 0 for any
+    number. What a request may use at most is counted when it comes, and what it did not use is given back."""
     max_body_bytes: int = 16_000_000
     """The largest JSON body; uploads have limits of their own."""
     log_format: str = "text"

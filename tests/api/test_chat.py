@@ -58,6 +58,27 @@ def test_parts_of_text_are_one_text(client: httpx.Client) -> None:
     assert answer["choices"] == whole["choices"]
 
 
+def test_turns_are_taken_as_clients_send_them_back(openai_client: openai.OpenAI) -> None:
+    """OpenAI's client dumps all the fields of an answer; others add their own, with nothing in them."""
+    answer = openai_client.chat.completions.create(model="tiny/base", **CHAT)
+    said = answer.choices[0].message
+    first = {"role": "user", "content": "abc", "name": "ada"}
+    more: dict[str, Any] = {
+        "tool_calls": [],
+        "annotations": [],
+        "reasoning_content": None,
+        "provider_specific_fields": None,
+    }
+    last = {"role": "tool", "content": "d", "tool_call_id": "call_1"}
+    turns: Any = [[first, {"role": "assistant", "content": said.content}, last]]
+    turns += [[first, turn, last] for turn in (said, said.model_dump(), said.model_dump() | more)]
+    replies = [
+        openai_client.chat.completions.create(model="tiny/base", max_tokens=4, temperature=0, messages=messages)
+        for messages in turns
+    ]
+    assert len({reply.choices[0].message.content for reply in replies}) == 1
+
+
 def test_without_a_limit_the_answer_fills_the_context(client: httpx.Client) -> None:
     body = {"model": "tiny/base", "messages": CHAT["messages"], "ignore_eos": True}
     answer = client.post("/v1/chat/completions", json=body).json()
@@ -68,7 +89,17 @@ def test_without_a_limit_the_answer_fills_the_context(client: httpx.Client) -> N
     ("change", "param"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "text": ""}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["abc"]}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": {}, "text": "abc"}]}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "call_1"}]}]},
+            "messages[0].tool_calls",
+        ),
+        ({"messages": [{"role": "assistant", "content": "a", "audio": {"id": "audio_1"}}]}, "messages[0].audio"),
+        ({"messages": [{"role": "assistant", "content": "a", "refusal": "no"}]}, "messages[0].refusal"),
+        ({"messages": [{"role": "assistant", "content": "a", "reasoning": "b"}]}, "messages[0].reasoning"),
         ({"messages": [{"role": "wizard", "content": "abc"}]}, "messages[0].role"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),

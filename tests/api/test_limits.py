@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from graftwork.api.app import create_app
-from graftwork.api.limits import Rates
+from graftwork.api.limits import Rates, token_rates
 from graftwork.api.server import running
 from graftwork.errors import QuotaExceeded, RateLimited
 from graftwork.registry.access.grants import Grants
@@ -94,15 +94,54 @@ def test_shared_files_count_once(registry: Registry, tmp_path: Path, family: Fam
 def test_a_bucket_empties_and_fills() -> None:
     rates = Rates(2, 3)
     for _ in range(3):
-        rates.take("ada", 100.0)
-    with pytest.raises(RateLimited, match="may send 2 requests a second") as refused:
-        rates.take("ada", 100.1)
+        rates.take("ada", now=100.0)
+    with pytest.raises(RateLimited, match="may have 2 requests a second") as refused:
+        rates.take("ada", now=100.1)
     assert refused.value.fields["retry_after"] == 1
-    rates.take("eve", 100.1)
-    rates.take("ada", 100.6)
+    rates.take("eve", now=100.1)
+    rates.take("ada", now=100.6)
     with pytest.raises(RateLimited):
-        rates.take("ada", 100.6)
-    Rates(0, 1).take("ada", 0.0)
+        rates.take("ada", now=100.6)
+    Rates(0, 1).take("ada", now=0.0)
+
+
+def test_what_was_not_used_comes_back_and_what_was_used_beyond_is_owed() -> None:
+    tokens = token_rates(60)
+    assert tokens.take("ada", 1000, now=0.0) == 60
+    with pytest.raises(RateLimited, match=r"ada may have 60 tokens a minute and asks for more; .* in 10 seconds"):
+        tokens.take("ada", 10, now=0.0)
+    tokens.give("ada", 60 - 5, now=0.0)
+    assert tokens.take("ada", 10, now=0.0) == 10
+    tokens.give("ada", 10 - 70, now=0.0)
+    with pytest.raises(RateLimited, match="in 16 seconds"):
+        tokens.take("ada", 1, now=0.0)
+    assert tokens.take("ada", 1, now=16.0) == 1
+
+
+def test_tokens_of_inference_are_counted_as_they_were_used(tmp_path: Path, family: Family) -> None:
+    settings = Settings(home=tmp_path, auth="required", threads=1, tokens_per_minute=60)
+    with Registry.open(settings) as registry:
+        import_source(registry, str(family.base), Name.parse("tiny/base"))
+        secrets = [registry.tokens.create(owner, Grants.parse({"tiny": ["infer"]}))[0] for owner in ("ada", "eve")]
+    asked = {"model": "tiny/base", "prompt": [5, 6, 7, 8], "max_tokens": 20, "ignore_eos": True, "temperature": 0}
+    with running(create_app(settings)) as url:
+        ada, eve = (
+            httpx.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {secret}"}) for secret in secrets
+        )
+        with ada, eve:
+            text = ada.post("/v1/completions", json={**asked, "max_tokens": 3}).json()["choices"][0]["text"]
+            # 7 are gone; the next may use 44 and stops after its first, so that two of 24 go through after it
+            stopped = {**asked, "max_tokens": 40, "stop": text[0], "stream": True}
+            stopped["stream_options"] = {"include_usage": True}
+            with ada.stream("POST", "/v1/completions", json=stopped) as answer:
+                assert '"total_tokens":5' in answer.read().decode().replace(" ", "")
+            answers = [ada.post("/v1/completions", json=asked) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200, 200, 429]
+            error = answers[-1].json()["error"]
+            assert (error["code"], error["type"]) == ("rate_limited", "rate_limit_error")
+            assert "ada may have 60 tokens a minute" in error["message"]
+            assert 1 <= int(answers[-1].headers["retry-after"]) <= 24
+            assert eve.post("/v1/completions", json=asked).status_code == 200
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:

@@ -215,6 +215,18 @@ def test_a_part_that_is_not_as_declared_is_refused(
     assert client.get(f"/api/v1/uploads/{upload['id']}").json()["code"] == "upload_not_found"
 
 
+def test_a_server_without_an_object_storage_takes_parts_itself(client: httpx.Client, family: Family) -> None:
+    files = adapter(family)
+    upload = begin(client, "parts/here", files, base="tiny/base").json()["id"]
+    part = f"/api/v1/uploads/{upload}/files/{CONFIG}/parts/1"
+    asked = {"sha256": hashlib.sha256(files[CONFIG]).hexdigest()}
+    assert client.post(f"{part}/url", json=asked).json() == {"url": None, "headers": {}, "seconds": 0}
+    refused = client.post(f"{part}/arrived", json=asked)
+    assert (refused.status_code, refused.json()["code"]) == (404, "arrival_not_found")
+    assert client.post(f"{part}9/url", json=asked).status_code == 404
+    assert client.post(f"{part}/url", json={"sha256": "x"}).status_code == 422
+
+
 def test_a_stored_part_never_changes(client: httpx.Client) -> None:
     upload = begin(client, "parts/fixed", {"model.safetensors": b"x" * PART}).json()["id"]
     assert put(client, upload, "model.safetensors", 1, b"x" * PART).status_code == 201

@@ -83,7 +83,8 @@ def test_an_alias_is_listed_moved_and_removed_with_its_history(graft: Graft) -> 
     moves = graft("alias", "history", "tiny/a", "prod", "--json").json
     assert [(move["before"], move["after"]) for move in moves] == [(None, first), (first, second), (second, None)]
     assert moves[1]["reason"] == "better"
-    assert "better" in graft("alias", "history", "tiny/a", "prod").stdout
+    shown = graft("alias", "history", "tiny/a", "prod").stdout
+    assert ("better" in shown, f"v1 {moves[0]['after'][:12]}" in shown) == (True, True)
 
 
 def test_lineage_is_drawn_as_a_tree(graft: Graft) -> None:

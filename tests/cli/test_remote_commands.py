@@ -147,7 +147,11 @@ def test_a_folder_is_pushed_in_parts_and_comes_back(there: Run, here: Run, famil
     pushed = json.loads(out)
     assert pushed["digest"] == json.loads(here("show", "tiny/ft0", "--json")[1])["digest"]
     assert json.loads(here("show", "up/ft0@prod", "--json")[1])["number"] == 1
-    assert there("import", model, "--name", "up/ft0", "--base", "tiny/base")[2].startswith("up/ft0@v1 (checkpoint, ")
+    again = ("import", model, "--name", "up/ft0", "--base", "tiny/base")
+    assert there(*again)[2].startswith("up/ft0@v1 (checkpoint, ")
+    assert there(*again)[2].endswith(" (already there)\n")
+    assert json.loads(there(*again, "--json")[1]) == json.loads(here(*again, "--json")[1])
+    assert (pushed["already_there"], json.loads(here(*again, "--json")[1])["already_there"]) == (False, True)
     folder = tmp_path / "back"
     assert there("export", "up/ft0@prod", folder)[2].startswith(f"up/ft0@v1 is in {folder}: ")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
@@ -214,6 +218,42 @@ def test_an_extraction_is_waited_for(there: Run, here: Run) -> None:
     assert there(*asked, "--name", "extracted/b")[2].endswith("(already there)\n")
 
 
+def test_a_sweep_is_waited_for_and_its_best_point_registered(there: Run, here: Run, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "one two three"}\n')
+    assert there("import", texts, "--name", "swept/texts")[0] == 0
+    (tmp_path / "linear.json").write_text(
+        json.dumps({"merge_method": "linear", "models": [{"model": f"tiny/{name}"} for name in ("base", "ft0")]})
+    )
+    sweep: dict[str, Any] = {
+        "recipe": str(tmp_path / "linear.json"),
+        "grid": {"models[1].parameters.weight": [0.0, 0.5]},
+    }
+    judge = {"dataset": "swept/texts", "metric": "perplexity"}
+    file = tmp_path / "sweep.yaml"
+
+    def ask(evaluate: dict[str, Any], *more: str) -> Any:
+        file.write_text(json.dumps({**sweep, "evaluate": evaluate}))
+        return there("sweep", file, *more)
+
+    code, out, err = ask(judge, "--name", "swept/best", "--alias", "prod")
+    assert (code, out.startswith("swept/best@v1 is the best of 2 points, with perplexity ")) == (0, True), err
+    best = json.loads(here("show", "swept/best@prod", "--json")[1])
+    again = json.loads(ask(judge, "--name", "swept/best", "--json")[1])
+    assert (again["ref"], again["digest"], again["already_there"]) == ("swept/best@v1", best["digest"], True)
+    assert again["values"].keys() == sweep["grid"].keys()
+    for evaluate, more, told in (
+        (judge, (), "give --name"),
+        (judge, ("--name", "swept/best", "--out", "x"), "--out does not go through a server"),
+        ({"command": ["true", "{model}"], "metric": "x"}, ("--name", "swept/best"), "a server does not run it"),
+        ({**judge, "metric": "x"}, ("--name", "swept/best"), "it has perplexity"),
+        ({"evaluator": "x", "metric": "x"}, ("--name", "swept/best"), "configured no 'x'"),
+    ):
+        code, out, err = ask(evaluate, *more)
+        assert (code, out, told in err) == (2, "", True), err
+    assert "--name and --alias are for a sweep through a server" in here("sweep", file, "--name", "swept/x")[2]
+
+
 def test_schedules_are_made_run_and_removed(there: Run, here: Run, recipe: Path, tmp_path: Path) -> None:
     file = tmp_path / "nightly.yaml"
     payload = {"name": "merged/nightly", "recipe": json.loads(recipe.read_text())}
@@ -278,7 +318,7 @@ LOCAL = [
     ("adapters", "inspect", "tiny/a"),
     ("extract", "tiny/ft0", "out", "--base", "tiny/base"),
     ("experts", "create", "x/y", "--member", "tiny/a"),
-    ("sweep", "sweep.yaml"),
+    ("sweep", "sweep.yaml", "--out", "best"),
     ("merge", "recipe.yaml", "out"),
     ("merge", "recipe.yaml", "--plan"),
     ("merge", "recipe.yaml", "--threads", "2"),
@@ -317,3 +357,44 @@ def test_a_private_import_goes_through_a_server(there: Run, here: Run, tmp_path:
     assert json.loads(there("show", "hidden/texts", "--json")[1])["private"]
     assert json.loads(there("public", "hidden/texts", "--json")[1])["private"] is False
     assert there("private", "hidden/texts") == here("private", "hidden/texts")
+
+
+def test_what_is_wrong_is_told_of_the_option_that_said_it(
+    there: Run, here: Run, family: Family, recipe: Path, tmp_path: Path
+) -> None:
+    adapter, reason = family.adapters["adapter0"], "x" * 2001
+    for arguments, told in (
+        (("import", adapter, "--name", "wrong/a"), "--base: adapter_config.json says"),
+        (("import", adapter, "--name", "wrong/a", "--base", "tiny/base", "--kind", "dataset"), "--kind: "),
+        (("evaluate", "tiny/base", "--dataset", "tiny/ft0"), "--dataset: tiny/ft0@v1 is a checkpoint"),
+        (("evaluate", "tiny/base", "--evaluator", "x"), "--evaluator: the operator"),
+        (("alias", "set", "tiny/a", "x", "tiny/b@v1"), "REVISION: 'tiny/b@v1' is no version of tiny/a"),
+        (("tokens", "create", "ada", "--grant", "tiny=fly"), "--grant"),
+        (("quotas", "set", "tiny", "--versions", 2**63), "--versions: expected"),
+        (("quotas", "set", "tiny", "--bytes", 2**63), "--bytes: expected"),
+        (("tags", "add", "noslash", "x"), "'noslash' is not a valid name: NAMESPACE/NAME"),
+        (("private", "noslash"), "'noslash' is not a valid name: NAMESPACE/NAME"),
+        (("schedules", "show", "noslash"), "'noslash' is not a valid name: NAMESPACE/NAME"),
+        (("extract", "tiny/ft0", "--base", "tiny/base", "--name", "wrong/e", "--alias", "v3"), "'v3' is not a valid"),
+    ):
+        for place in (here, there):
+            code, out, err = place(*arguments)
+            assert (code, out, err.startswith(f"error: {told}")) == (2, "", True), err
+    assert there("alias", "rm", "tiny/a", "prod", "--reason", reason)[2].startswith("error: --reason: expected at most")
+    assert there("jobs", "ls", "--limit", 100_000)[2].startswith("error: --limit: expected less than")
+    assert there("import", "hf:x", "--name", "wrong/a")[2] == (
+        "error: SOURCE: 'hf:x' is not hf:ORG/NAME or hf:ORG/NAME@REVISION.\n"
+    )
+    assert there("merge", recipe, "--name", "wrong/m", "--alias", "v3")[2].startswith(
+        "error: 'v3' is not a valid alias"
+    )
+    file = tmp_path / "nightly.yaml"
+    payload: dict[str, Any] = {"name": "noslash", "recipe": json.loads(recipe.read_text())}
+    for change, told in (
+        ({}, "'noslash' is not a valid name"),
+        ({"recipe": None}, "payload.recipe: expected an object"),
+    ):
+        schedule = {"name": "wrong/n", "cron": "0 3 * * *", "kind": "merge", "payload": payload | change}
+        file.write_text(json.dumps(schedule))
+        for place in (here, there):
+            assert place("schedules", "create", file)[2].startswith(f"error: {told}")

@@ -64,10 +64,11 @@ def test_schedules_are_made_paused_resumed_run_and_removed(graft: Graft, tmp_pat
     assert graft("schedules", "show", "acme/hourly").code == 3
     for change, told in (
         ({"cron": "now"}, "cron: 'now' is not understood"),
-        ({"overlap": "maybe"}, "'maybe' is none of skip, queue, cancel"),
-        ({"when": 1}, "when: is not known; known are name"),
-        ({"priority": "high"}, "'high' is no whole number"),
-        ({"payload": 3}, "expected a mapping with name, cron, kind and payload"),
+        ({"overlap": "maybe"}, "overlap: expected 'skip', 'queue' or 'cancel'"),
+        ({"when": 1}, "when: there is no such key; there is catch_up, cron"),
+        ({"priority": "high"}, "priority: expected a valid integer"),
+        ({"payload": 3}, "payload: expected an object of keys and values"),
+        ({"name": 3}, "expected a mapping with name, cron, kind and payload"),
     ):
         file.write_text(json.dumps({**given, **change}))
         refused = graft("schedules", "create", file)

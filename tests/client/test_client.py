@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from graftwork.api.app import create_app
+from graftwork.api.schemas.schedules import ScheduleChange
 from graftwork.api.server import running
 from graftwork.client import (
     AsyncClient,
@@ -41,6 +42,7 @@ from graftwork.errors import (
     UnknownMethod,
     UploadNotFound,
 )
+from graftwork.registry.jobs.schedules import Overlap
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source
@@ -277,10 +279,11 @@ def test_what_comes_back_damaged_is_refused(graft: Client, tmp_path: Path) -> No
 
 def test_a_schedule_and_an_evaluation_by_the_client(graft: Client, tmp_path: Path) -> None:
     payload = {"name": "merged/nightly", "recipe": RECIPE}
-    made = graft(schedules.create("acme/nightly", "30 2 * * *", "merge", payload, overlap="queue"))
+    nightly = ScheduleChange(cron="30 2 * * *", kind="merge", payload=payload, overlap=Overlap.QUEUE)
+    made = graft(schedules.create("acme/nightly", nightly))
     assert (made.overlap, made.enabled) == ("queue", True)
     assert [schedule.name for schedule in graft.pages(schedules.listing(limit=1))] == ["acme/nightly"]
-    assert graft(schedules.change("acme/nightly", "0 4 * * *", "merge", payload)).cron == "0 4 * * *"
+    assert graft(schedules.change("acme/nightly", nightly.model_copy(update={"cron": "0 4 * * *"}))).cron == "0 4 * * *"
     assert graft(schedules.pause("acme/nightly")).enabled is False
     assert graft(schedules.resume("acme/nightly")).enabled is True
     job = graft(schedules.run("acme/nightly"))
@@ -297,3 +300,11 @@ def test_a_schedule_and_an_evaluation_by_the_client(graft: Client, tmp_path: Pat
     found = graft(evaluations.listing("tiny/base"))
     assert done.result is not None
     assert done.result["metrics"] == {each.metric: each.value for each in found if each.dataset == "eval/texts@v1"}
+
+
+def test_large_parts_go_to_a_server_that_has_no_object_storage(
+    graft: Client, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "LEAST_AWAY", 1)
+    sent = graft(uploads.send("up/large", family.adapters["adapter0"], base="tiny/base"))
+    assert {file.path for file in sent.files} >= {"adapter_config.json", "adapter_model.safetensors"}

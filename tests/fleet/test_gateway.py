@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from graftwork.api.auth import LOCAL_OWNER
+from graftwork.api.gateway.relay import Usage
+from graftwork.api.limits import Rates
 from graftwork.testing.vllm_double import TOKENS, Double, event
 from graftwork.testing.waiting import until
 
@@ -42,6 +45,30 @@ def test_a_stream_passes_byte_for_byte_but_for_the_models_name(gateway: Gateway)
     assert answer.text == "".join([*events, "data: [DONE]\n\n"])
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["X-Graftwork-Version"] == gateway.digest("tiny/a@v2")
+
+
+def test_the_tokens_of_answers_are_counted_as_they_come(gateways: Gateways) -> None:
+    gateway = gateways(Double("tiny/base"), tokens_per_minute=60)
+    rates: Rates = gateway.app.state.services.token_rates
+    with gateway.client() as client:
+        stream = client.post("/v1/completions", json={**COMPLETION, "stream": True, "max_tokens": 50})
+        assert stream.text.count("data: {") == TOKENS
+        until(lambda: gateway.in_flight() == 0)
+        assert rates.take(LOCAL_OWNER, 60 - TOKENS) == 60 - TOKENS
+        refused = client.post("/v1/completions", json={**COMPLETION, "max_tokens": 20})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+        rates.give(LOCAL_OWNER, 20)
+        assert client.post("/v1/completions", json={**COMPLETION, "max_tokens": 20}).status_code == 200
+        assert rates.take(LOCAL_OWNER, 20) == 20
+
+
+def test_an_answer_says_what_it_used() -> None:
+    usage = Usage(7)
+    usage.hear(b'data: {"text": "a"}\n\ndata: {"text": "\\"total_tokens\\": 99"}\n\n')
+    assert usage.tokens == 9
+    usage.hear(b'data: {"choices": [], "usage": {"prompt_tokens": 5, "total_tokens": 8}}\n\ndata: [DONE]\n\n')
+    usage.hear(b'data: {"text": "b"}\n\n')
+    assert usage.tokens == 8
 
 
 def test_the_base_goes_to_the_servers_under_their_own_name_for_it(gateways: Gateways) -> None:

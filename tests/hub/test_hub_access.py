@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from graftwork.registry.refs import Name, Ref
+from graftwork.registry.transfer.importer import import_source
+
 if TYPE_CHECKING:
     from tests.hub.conftest import Hub
 
@@ -88,3 +91,29 @@ def test_a_private_base_is_no_base_for_others(guarded: Hub, writer: str, adapter
         guarded.registry.repositories.set_private(base, False)
     assert answer.status_code == 400
     assert "'tiny/base', which is not in this registry" in answer.json()["error"]
+
+
+def test_a_card_names_a_parent_as_whoever_reads_it_may_know_it(guarded: Hub, adapter: Path) -> None:
+    registry = guarded.registry
+    import_source(registry, str(guarded.family.base), Name.parse("acme/copy"))
+    import_source(registry, str(adapter), Name.parse("acme/on-copy"), base=Ref.parse("acme/copy"))
+    admin = guarded.client(guarded.token("root", **{"*": ["admin"]}))
+
+    def base() -> str | None:
+        answer = admin.get("/api/models/acme/on-copy").json()
+        named: str | None = answer["cardData"].get("base_model")
+        assert (f"Belongs on `{named}`" in admin.get("/acme/on-copy/resolve/main/README.md").text) is (
+            named is not None
+        )
+        return named
+
+    assert base() == "tiny/base"
+    try:
+        registry.repositories.set_private(Name.parse("tiny/base"), True)
+        assert base() == "acme/copy"
+        registry.repositories.set_private(Name.parse("acme/copy"), True)
+        assert base() is None
+        registry.repositories.set_private(Name.parse("acme/on-copy"), True)
+        assert base() == "acme/copy"
+    finally:
+        registry.repositories.set_private(Name.parse("tiny/base"), False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from graftwork.errors import Forbidden, GraftworkError, ScheduleNotFound
+from graftwork.errors import Forbidden, GraftworkError, InvalidRequest, ScheduleNotFound
 from graftwork.merge.jobs.attempt import Failure, attempt
 from graftwork.merge.jobs.scheduler import add_schedule, change_schedule, fire_due, fire_now, note_on
 from graftwork.merge.jobs.selection import Query, select
+from graftwork.merge.sweep.sweep import MODEL
 from graftwork.registry.access.access import Access, acting_for
 from graftwork.registry.access.grants import Grants
 from graftwork.registry.jobs import jobs
 from graftwork.registry.jobs.cron import Cron
 from graftwork.registry.jobs.events import EventKind
 from graftwork.registry.jobs.jobs import Job, State
-from graftwork.registry.jobs.schedules import Overlap
+from graftwork.registry.jobs.schedules import Overlap, Recurrence
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source
@@ -95,7 +97,8 @@ def noisy(folder: Path, target: Path) -> Path:
 def schedule(registry: Registry, **more: Any) -> None:
     gate = {"dataset": "acme/texts", "metric": "perplexity", "threshold": 1000.0, "margin": 0.5}
     payload = {"name": str(MERGED), "recipe": RECIPE, "promote": "prod", "gate": gate, **more}
-    add_schedule(registry, NIGHTLY, Cron("30 2 * * *", "Europe/Berlin"), "merge", payload, now=EVENING)
+    recurrence = Recurrence(Cron("30 2 * * *", "Europe/Berlin"), "merge", payload)
+    add_schedule(registry, Settings(evaluators=f"words=python -c pass {MODEL}"), NIGHTLY, recurrence, now=EVENING)
 
 
 def night(registry: Registry, settings: Settings, now: datetime) -> Job:
@@ -276,6 +279,8 @@ def test_what_a_template_names_is_looked_up_at_once(registry: Registry) -> None:
         schedule(registry, gate=gate)
     with pytest.raises(GraftworkError, match="acme/none"):
         schedule(registry, gate={**gate, "dataset": "acme/none"})
+    with pytest.raises(GraftworkError, match=r"configured no 'harness' .*; there is words"):
+        schedule(registry, gate={"evaluator": "harness", "metric": "accuracy", "threshold": 1})
     schedule(registry)
     assert note_on(registry, registry.schedules.get(NIGHTLY)) is None
     for name in ("one", "two"):
@@ -291,7 +296,8 @@ def test_a_schedule_that_is_changed_keeps_its_jobs_and_acts_for_whoever_changed_
     somebody = Access("somebody", Grants.parse({"acme": ["read", "write"], "*": ["read"]}))
     with acting_for(somebody):
         payload = {"name": str(MERGED), "recipe": RECIPE}
-        change_schedule(registry, NIGHTLY, Cron("0 4 * * *"), "merge", payload, overlap=Overlap.QUEUE)
+        later = Recurrence(Cron("0 4 * * *"), "merge", payload, overlap=Overlap.QUEUE)
+        change_schedule(registry, Settings(), NIGHTLY, later)
     changed = registry.schedules.get(NIGHTLY)
     assert [one.id for one in registry.schedules.jobs(NIGHTLY)] == [job.id]
     assert (changed.cron.expression, changed.enabled, changed.overlap) == ("0 4 * * *", False, Overlap.QUEUE)
@@ -299,7 +305,11 @@ def test_a_schedule_that_is_changed_keeps_its_jobs_and_acts_for_whoever_changed_
     entry = registry.audit.entries(action="schedule.change")[0]
     assert (entry.actor, entry.target) == ("somebody", str(NIGHTLY))
     with pytest.raises(ScheduleNotFound):
-        change_schedule(registry, MERGED, Cron("0 4 * * *"), "merge", payload)
+        change_schedule(registry, Settings(), MERGED, later)
+    gate = {"evaluator": "words", "metric": "accuracy", "threshold": 1}
+    gated = replace(later, payload={**payload, "promote": "prod", "gate": gate})
+    with pytest.raises(InvalidRequest, match=r"configured no 'words' .*; there is none"):
+        change_schedule(registry, Settings(), NIGHTLY, gated)
 
 
 @pytest.mark.parametrize(

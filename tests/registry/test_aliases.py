@@ -33,6 +33,8 @@ def test_an_alias_moves_and_every_move_is_kept(registry: Registry, digests: list
     aliases.delete(NAME, "prod", expected=digests[1], actor="ann", reason="done")
     assert aliases.get(NAME) == {}
     history = aliases.history(NAME, "prod")
+    refs = [(move.before_ref, move.after_ref) for move in history]
+    assert refs == [(None, f"{NAME}@v1"), (f"{NAME}@v1", f"{NAME}@v2"), (f"{NAME}@v2", None)]
     assert [(move.before, move.after, move.actor, move.reason) for move in history] == [
         (None, digests[0], "ann", "first"),
         (digests[0], digests[1], "bob", "better"),

@@ -15,6 +15,8 @@ from graftwork.errors import (
     VersionQuarantined,
     VersionWithdrawn,
 )
+from graftwork.registry.access.access import Access, acting_for
+from graftwork.registry.access.grants import Grants
 from graftwork.registry.catalog.catalog import FileEntry, Kind, Parent, Relation, Version
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
@@ -111,6 +113,15 @@ def test_content_under_two_names_may_lose_one_of_them(registry: Registry, make: 
     registry.marks.withdraw(first, actor="ada", reason="")
     with pytest.raises(VersionInUse, match="x/child@v1"):
         registry.marks.withdraw(second, actor="ada", reason="")
+
+
+def test_what_was_withdrawn_is_told_under_a_name_that_may_be_seen(registry: Registry, make: Make) -> None:
+    hidden, open_ = make("x/hidden", content="same"), make("y/a", content="same")
+    registry.repositories.set_private(hidden.name, True)
+    for version in (hidden, open_):
+        registry.marks.withdraw(version, actor="ada", reason="")
+    with acting_for(Access("eve", Grants.parse({"y": ["read"]}))), pytest.raises(VersionWithdrawn, match=r"^y/a@v1 "):
+        registry.catalog.require_present(open_)
 
 
 def test_tags_find_artifacts(registry: Registry, make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,9 +13,10 @@ from graftwork.errors import InvalidRequest, ScheduleExists, ScheduleNotFound
 from graftwork.merge.jobs.scheduler import MOST_CAUGHT_UP, add_schedule, fire_due, fire_now, run_schedules
 from graftwork.registry.jobs.cron import Cron
 from graftwork.registry.jobs.jobs import Job, State
-from graftwork.registry.jobs.schedules import CatchUp, Overlap, Schedule
+from graftwork.registry.jobs.schedules import CatchUp, Overlap, Recurrence, Schedule
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.settings import Settings
 
 NAME = Name.parse("acme/hourly")
 NOON = datetime(2026, 6, 1, 12, 30, tzinfo=UTC)
@@ -22,8 +24,12 @@ HOUR = timedelta(hours=1)
 PAYLOAD = {"source": "hf:acme/llama", "name": "acme/llama"}
 
 
-def hourly(registry: Registry, name: Name = NAME, **more: Any) -> Schedule:
-    return add_schedule(registry, name, Cron("0 * * * *"), "import", PAYLOAD, now=NOON, **more)
+def hourly(registry: Registry, name: Name = NAME, *, enabled: bool = True, **more: Any) -> Schedule:
+    return add_schedule(registry, Settings(), name, imports(**more), now=NOON, enabled=enabled)
+
+
+def imports(payload: Mapping[str, Any] = PAYLOAD, **more: Any) -> Recurrence:
+    return Recurrence(Cron("0 * * * *"), "import", payload, **more)
 
 
 def end(registry: Registry) -> str:
@@ -140,7 +146,7 @@ def test_a_schedule_that_is_removed_leaves_its_jobs(registry: Registry) -> None:
     with pytest.raises(ScheduleNotFound, match="There is no schedule acme/hourly"):
         registry.schedules.get(NAME)
     with pytest.raises(InvalidRequest, match="source"):
-        add_schedule(registry, NAME, Cron("0 * * * *"), "import", {"name": "acme/llama"})
+        add_schedule(registry, Settings(), NAME, imports({"name": "acme/llama"}))
 
 
 def test_the_clock_goes_by_what_it_is_told_until_it_is_stopped(registry: Registry) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import Field
 
 from graftwork.errors import HubUnavailable, InputChanged
-from graftwork.merge.evaluation.evaluator import evaluator_named
 from graftwork.merge.evaluation.yardstick import Yardstick, check_measured, find_dataset
 from graftwork.merge.jobs.kind import Fired, Kind
 from graftwork.merge.jobs.submit import submit
@@ -36,9 +35,7 @@ def submit_evaluation(
     Raises InvalidRequest for metrics, datasets and evaluators that there are not, Forbidden, and what resolving does.
     """
     pinned = pin(registry, order)
-    check_measured(registry, pinned, pinned.metrics)
-    if pinned.evaluator is not None:
-        evaluator_named(pinned.evaluator, settings).command()
+    check_measured(registry, settings, pinned, pinned.metrics)
     wanted = "\n".join((owner, pinned.model_dump_json()))
     key = f"evaluate:{hashlib.sha256(wanted.encode()).hexdigest()}"
     return submit(registry, "evaluate", pinned.model_dump(mode="json"), key=key, priority=priority, owner=owner)
@@ -82,9 +79,9 @@ def fire(registry: Registry, order: EvaluateOrder) -> Fired:
     return Fired(pin(registry, order).model_dump(mode="json"))
 
 
-def check(registry: Registry, order: EvaluateOrder) -> None:
+def check(registry: Registry, settings: Settings, order: EvaluateOrder) -> None:
     """Raise what is wrong with it now."""
-    check_measured(registry, pin(registry, order), order.metrics)
+    check_measured(registry, settings, pin(registry, order), order.metrics)
 
 
 KIND = Kind(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from sqlalchemy.orm import Session
 
 from graftwork.errors import HubUnavailable
@@ -11,6 +11,7 @@ from graftwork.merge.jobs.submit import outcome_of
 from graftwork.merge.jobs.work import Work
 from graftwork.registry.access.access import doer
 from graftwork.registry.refs import Name, Ref
+from graftwork.registry.transfer.hub import FORM, SOURCE
 from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.versions.version import Kind as ArtifactKind
 from graftwork.registry.versions.version import Version
@@ -19,12 +20,19 @@ from graftwork.registry.versions.version import Version
 class ImportOrder(Order):
     """A repository of the Hub, and what to register it as. Folders of the server's machine are not accepted."""
 
-    source: str = Field(pattern=r"^hf:[^/\s]+/[^/\s]+$", max_length=256)
+    source: str = Field(max_length=256)
     name: str
     kind: ArtifactKind | None = None
     base: str | None = None
     aliases: list[str] = Field(default=[])
     private: bool = False
+
+    @field_validator("source")
+    @classmethod
+    def _of_the_hub(cls, value: str) -> str:
+        if SOURCE.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is not {FORM}")
+        return value
 
 
 def run(work: Work, order: ImportOrder) -> None:

@@ -22,7 +22,7 @@ from graftwork.merge.modifiers.lines import find_lines
 from graftwork.merge.plan.binding import Binding
 from graftwork.merge.plan.plan import plan
 from graftwork.merge.recipe.recipe import Recipe, digest, load_recipe
-from graftwork.merge.run.publish import artifact_name, publish
+from graftwork.merge.run.publish import publish, target_of
 from graftwork.registry.access.access import require
 from graftwork.registry.access.grants import Scope
 from graftwork.registry.jobs.jobs import Job
@@ -74,7 +74,7 @@ def submit_merge(
     References are pinned to the versions they mean now, and a recipe over versions is planned, so what is wrong with
     it is raised here, as `plan` does; what is on the Hub is fetched by the worker. Folders are not accepted as models.
     """
-    target = artifact_name(recipe, name)
+    target = target_of(recipe, name)
     require(Scope.WRITE, target.namespace)
     pinned = pin(recipe, Finder(registry, paths=False))
     if not any(reference.startswith(HUB) for reference in _references(pinned)):
@@ -137,7 +137,7 @@ def fire(registry: Registry, template: MergeTemplate) -> Fired:
     return Fired(order.model_dump(mode="json"), skipped)
 
 
-def check(registry: Registry, template: MergeTemplate) -> None:
+def check(registry: Registry, settings: Settings, template: MergeTemplate) -> None:
     """Raise what is wrong with the recipe and its method, with what they name, and with the gate."""
     recipe = check_recipe(template.recipe)
     selection = selection_of(template.recipe)
@@ -149,7 +149,7 @@ def check(registry: Registry, template: MergeTemplate) -> None:
     else:
         select(registry, selection.query)
     if template.gate is not None:
-        check_measured(registry, template.gate, [template.gate.metric])
+        check_measured(registry, settings, template.gate, [template.gate.metric])
 
 
 def note(registry: Registry, template: MergeTemplate) -> str | None:

@@ -62,9 +62,7 @@ def submit_sweep(
     Folders of this machine are not accepted as models.
     """
     pinned = pinned_order(registry, order)
-    check_measured(registry, pinned.evaluate, [pinned.evaluate.metric])
-    if pinned.evaluate.evaluator is not None:
-        evaluator_named(pinned.evaluate.evaluator, settings).command()
+    check_measured(registry, settings, pinned.evaluate, [pinned.evaluate.metric])
     return submit(registry, "sweep", plain(pinned), priority=priority, owner=owner)
 
 
@@ -138,9 +136,9 @@ def fire(registry: Registry, order: SweepOrder) -> Fired:
     return Fired(plain(pinned_order(registry, order)))
 
 
-def check(registry: Registry, order: SweepOrder) -> None:
+def check(registry: Registry, settings: Settings, order: SweepOrder) -> None:
     """Raise what is wrong with it now."""
-    check_measured(registry, pinned_order(registry, order).evaluate, [order.evaluate.metric])
+    check_measured(registry, settings, pinned_order(registry, order).evaluate, [order.evaluate.metric])
 
 
 def _points(order: SweepOrder) -> tuple[Point, ...]:

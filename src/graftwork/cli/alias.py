@@ -87,7 +87,7 @@ def set_(name: str, alias: str, revision: str, expected: str | None, reason: str
         graft alias set acme/support prod v3 --expected v2
     """
 
-    revision = _revision(name, revision)
+    revision = _revision(name, revision, "REVISION")
 
     def here(registry: Registry) -> tuple[str, str, AliasOut]:
         version = registry.catalog.resolve(Ref.parse(f"{name}@{revision}"))
@@ -146,21 +146,23 @@ def history(name: str, alias: str, place: Place, as_json: bool) -> None:
         return
     grid = table("moved", "from", "to", "by", "reason")
     for move in moves:
-        grid.add_row(
-            f"{move.moved_at:%Y-%m-%d %H:%M:%S}", digest(move.before), digest(move.after), move.actor, move.reason
-        )
+        before, after = _version(move.before_ref, move.before), _version(move.after_ref, move.after)
+        grid.add_row(f"{move.moved_at:%Y-%m-%d %H:%M:%S}", before, after, move.actor, move.reason)
     show_table(grid)
 
 
-def _revision(name: str, text: str) -> str:
+def _version(ref: str | None, content: str | None) -> Text:
+    number = "" if ref is None else f"{ref.rpartition('@')[2]} "
+    return Text.assemble((number, "bold"), digest(content))
+
+
+def _revision(name: str, text: str, field: str) -> str:
     """The revision that is meant by `v3` or by `ns/name@v3` of this very artifact."""
     if "/" not in text:
         return text
     ref = Ref.parse(text)
     if ref.name.key != Name.parse(name).key or ref.revision is None:
-        raise InvalidRequest(
-            field="revision", reason=f"{text!r} is no version of {name}; give v3, an alias or a digest"
-        )
+        raise InvalidRequest(field=field, reason=f"{text!r} is no version of {name}; give v3, an alias or a digest")
     return ref.revision
 
 
@@ -168,4 +170,4 @@ def _expected(name: str, revision: str | None, digest_of: Callable[[str], str], 
     """The digest that the alias has to be at, None where it must not exist, or `anywhere`."""
     if revision is None:
         return anywhere
-    return None if revision == ABSENT else digest_of(f"{name}@{_revision(name, revision)}")
+    return None if revision == ABSENT else digest_of(f"{name}@{_revision(name, revision, '--expected')}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graftwork.api.schemas.versions import VersionOut
+from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
@@ -60,7 +60,7 @@ def import_(
     """
     with progress_bars() as progress:
 
-        def here(registry: Registry) -> tuple[VersionOut, bool]:
+        def here(registry: Registry) -> RegisteredOut:
             def hide(session: Session, version: Version) -> None:
                 registry.repositories.set_private(version.name, True, session=session)
 
@@ -74,21 +74,22 @@ def import_(
                 also=hide if private else None,
                 progress=progress,
             )
-            return VersionOut.of(version), not version.is_new
+            return RegisteredOut.of(version, already_there=not version.is_new)
 
-        def there(graft: Client) -> tuple[VersionOut, bool]:
+        def there(graft: Client) -> RegisteredOut:
             wanted: dict[str, Any] = {"kind": kind, "base": base, "aliases": aliases, "private": private}
             if not source.startswith(PREFIX):
                 path = Path(source).expanduser()
                 if not path.exists():
                     raise SourceNotFound(source=source, expected=EXPECTED)
-                return graft(calls.send(name, path, **wanted, progress=progress)), False
+                return graft(calls.send(name, path, **wanted, progress=progress))
             job = graft(jobs.submit("import", {"source": source, "name": name, **wanted}))
             ended = waited(graft, job, progress)
-            return graft(jobs.made(ended)), jobs.found_there(ended)
+            made = graft(jobs.made(ended)).model_dump()
+            return RegisteredOut(**made, already_there=jobs.found_there(ended))
 
-        version, already_there = place(here, there)
+        version = place(here, there)
     if as_json:
         print_json(version)
     else:
-        say_registered(version, already_there=already_there)
+        say_registered(version, already_there=version.already_there)

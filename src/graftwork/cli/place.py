@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from graftwork.cli.options import Command, home_option
+from graftwork.errors import InvalidRequest
 from graftwork.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from graftwork.registry.registry import Registry
 
 T = TypeVar("T")
+FIELD = re.compile(r"(query\.|payload\.)?(max_)?(?P<name>\w+)[.]?(?P<rest>.*)")
+"""A field of a request as the API names it: where it is, and whether what is wrong is only a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +34,36 @@ class Place:
     remote: bool
 
     def __call__(self, local: Callable[[Registry], T], remote: Callable[[Client], T]) -> T:
-        """Do the one or the other of two ways to the same answer."""
-        if self.remote:
-            from graftwork.client import Client
+        """Do the one or the other of two ways to the same answer; what is wrong is told of the option that said it."""
+        try:
+            if self.remote:
+                from graftwork.client import Client
 
-            with Client(self.settings.url, self.settings.token) as graft:
-                return remote(graft)
-        from graftwork.registry.registry import Registry
+                with Client(self.settings.url, self.settings.token) as graft:
+                    return remote(graft)
+            from graftwork.registry.registry import Registry
 
-        with local_user(), Registry.open(self.settings) as registry:
-            return local(registry)
+            with local_user(), Registry.open(self.settings) as registry:
+                return local(registry)
+        except InvalidRequest as error:
+            raise _as_typed(error) from None
 
     def refuse(self, what: str) -> None:
         """Raise UsageError for what does not go through a server, if a server is meant."""
         if self.remote:
             reason = f"{what} not go through a server: name a registry of this machine with --home."
             raise click.UsageError(reason, click.get_current_context())
+
+
+def _as_typed(error: InvalidRequest) -> InvalidRequest:
+    """The same of the option or the argument that the API's field was made of, if one was."""
+    found = FIELD.fullmatch(str(error.fields.get("field")))
+    for typed in click.get_current_context().command.params if found is not None else ():
+        names = {typed.name, *(name.strip("-").replace("-", "_") for name in typed.opts)}
+        if found is not None and found["name"] in names:
+            label = typed.opts[0] if isinstance(typed, click.Option) else typed.human_readable_name
+            return InvalidRequest(field=f"{label} {found['rest']}".strip(), reason=error.fields["reason"])
+    return error
 
 
 def place_option(command: Command) -> Command:

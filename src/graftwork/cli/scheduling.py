@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
+from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 
 from graftwork.api.schemas.jobs import JobOut
-from graftwork.api.schemas.schedules import ScheduleOut
+from graftwork.api.schemas.schedules import ScheduleChange, ScheduleOut
 from graftwork.cli.jobs import show_jobs
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
@@ -20,13 +20,9 @@ from graftwork.client import schedules as calls
 from graftwork.errors import InvalidRequest, SourceNotFound
 from graftwork.merge.jobs.scheduler import add_schedule, change_schedule, fire_now, note_on
 from graftwork.merge.recipe.documents import load_yaml
-from graftwork.registry.jobs.cron import Cron
-from graftwork.registry.jobs.schedules import CatchUp, Overlap
+from graftwork.merge.recipe.problem import first_problem, reason_of
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
-
-if TYPE_CHECKING:
-    from graftwork.client import Client
 
 LAST_JOBS = 10
 
@@ -58,16 +54,13 @@ def create(file: Path, place: Place, as_json: bool) -> None:
     Example:
         graft schedules create nightly.yaml
     """
-    name, cron, given, more = _given(file)
+    name, given = _given(file)
 
     def here(registry: Registry) -> ScheduleOut:
-        added = add_schedule(registry, Name.parse(name), cron, *given, **more)
+        added = add_schedule(registry, place.settings, Name.parse(name), given.recurrence)
         return ScheduleOut.of(added, note_on(registry, added))
 
-    def there(graft: Client) -> ScheduleOut:
-        return graft(calls.create(name, cron.expression, *given, time_zone=cron.time_zone, **more))
-
-    _tell(place(here, there), as_json)
+    _tell(place(here, lambda graft: graft(calls.create(name, given))), as_json)
 
 
 @schedules.command()
@@ -84,16 +77,13 @@ def update(file: Path, place: Place, as_json: bool) -> None:
     Example:
         graft schedules update nightly.yaml
     """
-    name, cron, given, more = _given(file)
+    name, given = _given(file)
 
     def here(registry: Registry) -> ScheduleOut:
-        changed = change_schedule(registry, Name.parse(name), cron, *given, **more)
+        changed = change_schedule(registry, place.settings, Name.parse(name), given.recurrence)
         return ScheduleOut.of(changed, note_on(registry, changed))
 
-    def there(graft: Client) -> ScheduleOut:
-        return graft(calls.change(name, cron.expression, *given, time_zone=cron.time_zone, **more))
-
-    _tell(place(here, there), as_json)
+    _tell(place(here, lambda graft: graft(calls.change(name, given))), as_json)
 
 
 @schedules.command("ls")
@@ -249,19 +239,8 @@ def _next(schedule: ScheduleOut) -> str:
     return f"{schedule.next_at:%Y-%m-%d %H:%M} UTC" if schedule.enabled else "paused"
 
 
-def _given(file: Path) -> tuple[str, Cron, tuple[str, dict[str, Any]], dict[str, Any]]:
-    """A schedule's name, its times, its kind and payload, and what is not as usual."""
-    given = _read(file)
-    more = {
-        "catch_up": _choice(CatchUp, given, "catch_up", CatchUp.ONE),
-        "overlap": _choice(Overlap, given, "overlap", Overlap.SKIP),
-        "priority": int(given.get("priority", 0)),
-    }
-    cron = Cron(str(given["cron"]), str(given.get("time_zone", "UTC")))
-    return str(given["name"]), cron, (str(given["kind"]), given["payload"]), more
-
-
-def _read(file: Path) -> dict[str, Any]:
+def _given(file: Path) -> tuple[str, ScheduleChange]:
+    """The name of the schedule that a file describes, and the rest of it."""
     try:
         documents = load_yaml(file.read_text(encoding="utf-8"))
     except OSError:
@@ -269,20 +248,11 @@ def _read(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidRequest(field=str(file), reason=str(error)) from None
     given = documents[0] if len(documents) == 1 else None
-    if not isinstance(given, dict) or not isinstance(given.get("payload"), dict):
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         raise InvalidRequest(field=str(file), reason="expected a mapping with name, cron, kind and payload")
-    needed, known = ("name", "cron", "kind", "payload"), ("time_zone", "catch_up", "overlap", "priority")
-    for key in (*given, *needed):
-        if key not in given or key not in (*needed, *known):
-            what = "is missing" if key in needed else f"is not known; known are {', '.join((*needed, *known))}"
-            raise InvalidRequest(field=str(key), reason=what)
-    if not isinstance(given.get("priority", 0), int):
-        raise InvalidRequest(field="priority", reason=f"{given['priority']!r} is no whole number")
-    return given
-
-
-def _choice(kind: Any, given: dict[str, Any], key: str, usual: Any) -> Any:
-    value = str(given.get(key, usual)).lower()
-    if value not in list(kind):
-        raise InvalidRequest(field=key, reason=f"{value!r} is none of {', '.join(kind)}")
-    return kind(value)
+    try:
+        return given.pop("name"), ScheduleChange.model_validate(given)
+    except ValidationError as error:
+        problem = first_problem(error)
+        field = ".".join(map(str, problem["loc"]))
+        raise InvalidRequest(field=f"{file}: {field}", reason=reason_of(problem, ScheduleChange)) from None

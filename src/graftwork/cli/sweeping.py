@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.text import Text
 
-from graftwork.cli.bars import progress_bars
+from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option, parse_bytes
-from graftwork.cli.place import local_option
-from graftwork.cli.render import count, print_json, say, show_table, table
+from graftwork.cli.place import Place, local_user, place_option
+from graftwork.cli.render import count, print_json, say, show_table, table, tell
+from graftwork.client import jobs as calls
 from graftwork.merge.sweep.chart import draw
 from graftwork.merge.sweep.evaluation import Command
 from graftwork.merge.sweep.run import Objective, Outcome, Report, run_sweep
-from graftwork.merge.sweep.sweep import Sweep, load_sweep
+from graftwork.merge.sweep.sweep import Sweep, load_request, load_sweep
 from graftwork.registry.registry import Registry
-from graftwork.settings import Settings, load_settings
+from graftwork.settings import Settings
 
 CHART = "sweep.svg"
 
@@ -32,7 +34,9 @@ CHART = "sweep.svg"
 @click.option(
     "--threads", type=click.IntRange(1), metavar="N", help="How many threads to use [default: one a processor]."
 )
-@local_option
+@click.option("--name", help="Through a server: register the best point as NAMESPACE/NAME.")
+@click.option("--alias", "aliases", multiple=True, help="With --name: point this alias at it; may be repeated.")
+@place_option
 @json_option
 def sweep(
     sweep_file: Path,
@@ -40,7 +44,9 @@ def sweep(
     keep: bool,
     memory: int | None,
     threads: int | None,
-    home: Path | None,
+    name: str | None,
+    aliases: tuple[str, ...],
+    place: Place,
     as_json: bool,
 ) -> None:
     """Search a grid of recipe parameters for the best merge.
@@ -49,6 +55,9 @@ def sweep(
     and `evaluate` (a command that is run on each merged folder and prints its metrics as JSON). All of it, like the
     paths in the recipe, is relative to the current folder. Without --out the work is done in a folder named like the
     file, without its ending. The same command again goes on where the last one ended, and tries failed points anew.
+
+    A server runs no commands: for it, `evaluate` names a dataset of the registry or an evaluator of its operator's,
+    `dataset` or `evaluator` in the place of `command`, and the best point becomes a version of --name.
 
     \b
     For example, sweep.yaml holds:
@@ -66,7 +75,40 @@ def sweep(
     Example:
         graft sweep sweep.yaml --out best-ties
     """
-    settings = load_settings(home=home, memory=memory, threads=threads)
+    limits = {"memory": memory, "threads": threads}
+    given: dict[str, Any] = {option: value for option, value in limits.items() if value is not None}
+    if not place.remote:
+        if name or aliases:
+            raise click.UsageError("--name and --alias are for a sweep through a server: name one with --server.")
+        with local_user():
+            _here(sweep_file, out, keep, replace(place.settings, **given), as_json)
+        return
+    for option, is_given in {"--out": out, "--keep": keep, **{f"--{key}": True for key in given}}.items():
+        if is_given:
+            place.refuse(f"{option} does")
+    if name is None:
+        raise click.UsageError("give --name, which the best point is to become a version of.")
+    _there(sweep_file, name, aliases, place, as_json)
+
+
+def _there(file: Path, name: str, aliases: tuple[str, ...], place: Place, as_json: bool) -> None:
+    from graftwork.client import Client
+
+    wanted = load_request(file)
+    with progress_bars() as progress, Client(place.settings.url, place.settings.token) as graft:
+        job = waited(graft, graft(calls.sweep({**wanted, "name": name, "aliases": list(aliases)})), progress)
+    result = job.result or {}
+    if as_json:
+        print_json(result)
+        return
+    values = ", ".join(f"{path}={value}" for path, value in result["values"].items())
+    best = f"{result['ref']} is the best of {count(result['points'], 'point')}"
+    tell(f"{best}, with {result['metric']} {result['value']:.6g}: {values}")
+    if result["failed"]:
+        say(f"{count(result['failed'], 'point')} failed; 'graft jobs show {job.id[:12]}' tells why.")
+
+
+def _here(sweep_file: Path, out: Path | None, keep: bool, settings: Settings, as_json: bool) -> None:
     planned = load_sweep(sweep_file)
     folder = out if out is not None else Path(sweep_file.stem)
     objective = Objective(planned.judge.metric, planned.judge.goal)

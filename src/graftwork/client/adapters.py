@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from graftwork.api.schemas.versions import VersionOut
+from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.client.call import API, Call
 from graftwork.errors import SourceNotFound
 
 
-def upload(name: str, folder: str | Path, *, base: str | None = None, alias: str | None = None) -> Call[VersionOut]:
+def upload(name: str, folder: str | Path, *, base: str | None = None, alias: str | None = None) -> Call[RegisteredOut]:
     """Register the PEFT adapter in `folder` as a version of `ns/name`; the same content again is the same version.
 
     base:  its base's reference; needed unless its configuration names it
@@ -22,7 +22,7 @@ def upload(name: str, folder: str | Path, *, base: str | None = None, alias: str
     if not files:
         raise SourceNotFound(source=str(folder), expected="a folder with an adapter's files")
     form = {"name": name, "base": base, "alias": alias}
-    reader = TypeAdapter(VersionOut)
+    reader = TypeAdapter(RegisteredOut)
     return Call(
         "POST",
         f"{API}/adapters",

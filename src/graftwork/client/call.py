@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
-from graftwork.registry.refs import Ref
+from graftwork.registry.refs import Name, Ref
 
 if TYPE_CHECKING:
     import httpx
@@ -72,8 +72,8 @@ def silent(method: str, path: str, *, query: Mapping[str, Any] | None = None) ->
 
 def artifact_path(name: str, *rest: str) -> str:
     """The path of the artifact `ns/name`, or of what is below it; each part of `rest` is one segment."""
-    namespace, _, own = name.partition("/")
-    return "/artifacts/" + "/".join(quote(part, safe="") for part in (namespace, own, *rest))
+    parsed = Name.parse(name)
+    return "/artifacts/" + "/".join(quote(part, safe="") for part in (parsed.namespace, parsed.name, *rest))
 
 
 def version_path(ref: str, *rest: str) -> str:

@@ -203,6 +203,9 @@ def _headers(token: str | None) -> dict[str, str]:
 
 
 def _request(http: httpx.Client | httpx.AsyncClient, call: Call[Any], opened: ExitStack) -> httpx.Request:
+    if httpx.URL(call.path).is_absolute_url:  # another host, which is not told the token
+        bare = {"timeout": http.timeout.as_dict()}
+        return httpx.Request(call.method, call.path, content=call.content, headers=call.headers, extensions=bare)
     files = [
         (field, (name, opened.enter_context(path.open("rb")), "application/octet-stream"))
         for field, (name, path) in call.files

@@ -17,7 +17,8 @@ def raise_for(response: httpx.Response) -> None:
     """Raise what a response tells, if it is a failure."""
     if response.is_error:
         problem = _problem(response)
-        message = problem.get("detail") or f"{response.request.url} answered {response.status_code}."
+        place = response.request.url.copy_with(query=None)  # the query of another host's may be a secret
+        message = problem.get("detail") or f"{place} answered {response.status_code}."
         fields = {name: value for name, value in problem.items() if name not in STANDARD}
         raise failure(str(problem.get("code", "")), str(message), fields)
 

@@ -42,6 +42,11 @@ def merge(recipe: str | Mapping[str, Any], *, name: str | None = None, priority:
     return call("POST", "/merges", JobOut, json={"recipe": given, "name": name, "priority": priority})
 
 
+def sweep(order: Mapping[str, Any]) -> Call[JobOut]:
+    """Check a sweep and queue it: its `name`, `recipe`, `grid`, `evaluate` and `aliases`, as the API has them."""
+    return call("POST", "/sweeps", JobOut, json=dict(order))
+
+
 def found_there(job: JobOut) -> bool:
     """Whether the version that a job made was there before."""
     return bool((job.result or {}).get("already_there"))

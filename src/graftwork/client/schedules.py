@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from graftwork.api.schemas.jobs import JobOut
-from graftwork.api.schemas.schedules import ScheduleOut
+from graftwork.api.schemas.schedules import ScheduleChange, ScheduleOut
 from graftwork.client.call import Call, call, silent
+from graftwork.registry.refs import Name
 
 
-def create(
-    name: str,
-    cron: str,
-    kind: str,
-    payload: Mapping[str, Any],
-    *,
-    time_zone: str = "UTC",
-    catch_up: str = "one",
-    overlap: str = "skip",
-    priority: int = 0,
-) -> Call[ScheduleOut]:
-    """Add the schedule `ns/name`, which makes jobs of `kind` at the times of `cron`, told `payload`.
-
-    catch_up: how many of the times that were missed get their job: none, one or all
-    overlap:  while an earlier job has not ended: skip, queue or cancel
-    """
-    body = _body(cron, kind, payload, time_zone, catch_up, overlap, priority)
-    return call("POST", "/schedules", ScheduleOut, json={"name": name, **body})
+def create(name: str, schedule: ScheduleChange) -> Call[ScheduleOut]:
+    """Add the schedule `ns/name`."""
+    return call("POST", "/schedules", ScheduleOut, json={"name": name, **schedule.model_dump(mode="json")})
 
 
-def change(
-    name: str,
-    cron: str,
-    kind: str,
-    payload: Mapping[str, Any],
-    *,
-    time_zone: str = "UTC",
-    catch_up: str = "one",
-    overlap: str = "skip",
-    priority: int = 0,
-) -> Call[ScheduleOut]:
-    """Put all this in the place of what the schedule `ns/name` was; see `create`. The jobs that it made stay."""
-    body = _body(cron, kind, payload, time_zone, catch_up, overlap, priority)
-    return call("PUT", f"/schedules/{name}", ScheduleOut, json=body)
+def change(name: str, schedule: ScheduleChange) -> Call[ScheduleOut]:
+    """Put this in the place of what the schedule `ns/name` was. The jobs that it made stay."""
+    return call("PUT", _path(name), ScheduleOut, json=schedule.model_dump(mode="json"))
 
 
 def listing(*, limit: int = 100) -> Call[list[ScheduleOut]]:
@@ -53,43 +25,33 @@ def listing(*, limit: int = 100) -> Call[list[ScheduleOut]]:
 
 def get(name: str) -> Call[ScheduleOut]:
     """One schedule, `ns/name`."""
-    return call("GET", f"/schedules/{name}", ScheduleOut)
+    return call("GET", _path(name), ScheduleOut)
 
 
 def jobs(name: str, *, limit: int = 20) -> Call[list[JobOut]]:
     """The last jobs that a schedule made, newest first."""
-    return call("GET", f"/schedules/{name}/jobs", list[JobOut], query={"limit": limit})
+    return call("GET", _path(name, "/jobs"), list[JobOut], query={"limit": limit})
 
 
 def run(name: str) -> Call[JobOut]:
     """Make a job now."""
-    return call("POST", f"/schedules/{name}/run", JobOut)
+    return call("POST", _path(name, "/run"), JobOut)
 
 
 def pause(name: str) -> Call[ScheduleOut]:
     """Make no more jobs."""
-    return call("POST", f"/schedules/{name}/pause", ScheduleOut)
+    return call("POST", _path(name, "/pause"), ScheduleOut)
 
 
 def resume(name: str) -> Call[ScheduleOut]:
     """Go on with the next time from now."""
-    return call("POST", f"/schedules/{name}/resume", ScheduleOut)
+    return call("POST", _path(name, "/resume"), ScheduleOut)
 
 
 def remove(name: str) -> Call[None]:
     """Remove a schedule; the jobs that it made stay."""
-    return silent("DELETE", f"/schedules/{name}")
+    return silent("DELETE", _path(name))
 
 
-def _body(
-    cron: str, kind: str, payload: Mapping[str, Any], time_zone: str, catch_up: str, overlap: str, priority: int
-) -> dict[str, Any]:
-    return {
-        "cron": cron,
-        "kind": kind,
-        "payload": dict(payload),
-        "time_zone": time_zone,
-        "catch_up": catch_up,
-        "overlap": overlap,
-        "priority": priority,
-    }
+def _path(name: str, rest: str = "") -> str:
+    return f"/schedules/{Name.parse(name)}{rest}"

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftwork.api.schemas.uploads import PartOut, UploadFileOut, UploadOut
-from graftwork.api.schemas.versions import VersionOut
+from graftwork.api.schemas.uploads import PartOut, PartUrlOut, UploadFileOut, UploadOut
+from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.client.call import Call, Steps, call, silent
 from graftwork.errors import SourceNotFound
 from graftwork.progress import Progress
@@ -17,6 +17,8 @@ from graftwork.progress import silent as untold
 from graftwork.registry.formats.dataset import is_dataset
 from graftwork.registry.formats.folder import list_files
 
+LEAST_AWAY = 1 << 20
+"""Bytes of a part that is worth two more requests, so as not to go through the server."""
 EXPECTED = "a checkpoint folder, a PEFT adapter folder, or a .safetensors or .jsonl file"
 
 
@@ -75,9 +77,19 @@ def put_part(upload: str, path: str, number: int, content: bytes) -> Call[PartOu
     return call("PUT", place, PartOut, content=content, headers=headers)
 
 
-def complete(upload: str) -> Call[VersionOut]:
+def part_url(upload: str, path: str, number: int, sha256: str) -> Call[PartUrlOut]:
+    """Ask for a URL at the registry's object storage to PUT one part to; `url` is None where there is none."""
+    return call("POST", f"/uploads/{upload}/files/{path}/parts/{number}/url", PartUrlOut, json={"sha256": sha256})
+
+
+def part_arrived(upload: str, path: str, number: int, sha256: str) -> Call[PartOut]:
+    """Say that a part is at its URL."""
+    return call("POST", f"/uploads/{upload}/files/{path}/parts/{number}/arrived", PartOut, json={"sha256": sha256})
+
+
+def complete(upload: str) -> Call[RegisteredOut]:
     """Register what was sent."""
-    return call("POST", f"/uploads/{upload}/complete", VersionOut)
+    return call("POST", f"/uploads/{upload}/complete", RegisteredOut)
 
 
 def abandon(upload: str) -> Call[None]:
@@ -94,7 +106,7 @@ def send(
     aliases: Sequence[str] = (),
     private: bool = False,
     progress: Progress = untold,
-) -> Steps[VersionOut]:
+) -> Steps[RegisteredOut]:
     """Send a folder or a file in parts and register it as a version of `ns/name`: `client(uploads.send(...))`.
 
     What an earlier, interrupted `send` of the same files stored is not sent again. Raises SourceNotFound, what listing
@@ -106,16 +118,32 @@ def send(
         kind = "dataset"
     upload = yield from _begun(name, files, kind, base, aliases, private)
     there = {file.path: file for file in upload.files}
-    done = 0
+    done, is_away = 0, True
     progress("upload", done, upload.size)
     for file in files:
         for number, size in _parts(there[file.path], upload.part_bytes):
             if number not in {part.number for part in there[file.path].stored}:
-                yield put_part(upload.id, file.path, number, file.part(number, upload.part_bytes))
+                content = file.part(number, upload.part_bytes)
+                is_large = size >= LEAST_AWAY
+                if is_large and is_away:
+                    is_away = yield from _leave(upload.id, file.path, number, content)
+                if not (is_large and is_away):
+                    yield put_part(upload.id, file.path, number, content)
             done += size
             progress("upload", done, upload.size)
-    version: VersionOut = yield complete(upload.id)
+    version: RegisteredOut = yield complete(upload.id)
     return version
+
+
+def _leave(upload: str, path: str, number: int, content: bytes) -> Steps[bool]:
+    """Leave a part at the registry's object storage; False where it has to go to the server."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    told: PartUrlOut = yield part_url(upload, path, number, sha256)
+    if told.url is None:
+        return False
+    yield Call("PUT", told.url, lambda response: None, content=content, headers=told.headers)
+    yield part_arrived(upload, path, number, sha256)
+    return True
 
 
 def _begun(

@@ -37,6 +37,7 @@
     │   ├── ScheduleNotFound
     │   ├── TokenNotFound
     │   ├── UploadNotFound
+    │   ├── ArrivalNotFound
     │   └── ModelNotFound
     ├── Conflict
     │   ├── AliasConflict
@@ -135,6 +136,7 @@ from graftwork.errors.inputs import (
 )
 from graftwork.errors.lookup import (
     AliasNotFound,
+    ArrivalNotFound,
     ArtifactNotFound,
     EntryNotFound,
     JobNotFound,
@@ -169,6 +171,7 @@ __all__ = [
     "AdapterProbeFailed",
     "AliasConflict",
     "AliasNotFound",
+    "ArrivalNotFound",
     "ArtifactNotFound",
     "Cancelled",
     "Conflict",

@@ -36,7 +36,7 @@ class NoAdapterCapacity(Overloaded):
 
 
 class RateLimited(Overloaded):
-    """{owner} may send {limit} requests a second and sent more; try again in {retry_after} seconds."""
+    """{owner} may have {limit} {unit} and asks for more; try again in {retry_after} seconds."""
 
     code = "rate_limited"
 

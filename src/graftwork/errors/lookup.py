@@ -70,6 +70,12 @@ class UploadNotFound(NotFound):
     code = "upload_not_found"
 
 
+class ArrivalNotFound(NotFound):
+    """Nothing has arrived in the storage as {name}: PUT it to the URL that was signed for it first."""
+
+    code = "arrival_not_found"
+
+
 class ModelNotFound(NotFound):
     """The model {model!r} cannot answer: {reason}."""
 
