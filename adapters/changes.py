@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -124,6 +124,11 @@ class Lowered:
         return {name: change.low_rank for name, change in self.changes.items() if change.low_rank is not None}
 
     @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """(in, out) of the modules with a low-rank change."""
+        return {name: (factors.a.shape[1], factors.b.shape[1]) for name, factors in self.low_rank.items()}
+
+    @property
     def ranks(self) -> Mapping[str, int]:
         """The rank of every module that has a low-rank change."""
         return {name: factors.rank for name, factors in self.low_rank.items()}
@@ -148,6 +153,22 @@ class Lowered:
     def host_bytes(self) -> int:
         """Bytes of all its tensors."""
         return self.device_bytes + sum(factors.a.nbytes + factors.b.nbytes for factors in self.low_rank.values())
+
+    def renamed(self, name_of: Callable[[str], str | None]) -> Lowered:
+        """With its modules under other names; without those that have none."""
+        changes = {name_of(name): change for name, change in self.changes.items()}
+        gates = {name_of(name): gate for name, gate in self.gates.items()}
+        return Lowered(
+            {name: change for name, change in changes.items() if name is not None},
+            {name: gate for name, gate in gates.items() if name is not None},
+        )
+
+    def write(self, rows: Mapping[str, Factors]) -> None:
+        """Write the factors into `rows`."""
+        pairs = [(rows[name], factors) for name, factors in self.low_rank.items()]
+        if pairs:  # one call, so that it takes the interpreter from steps once
+            to, values = ([side for each in column for side in (each.a, each.b)] for column in zip(*pairs, strict=True))
+            torch._foreach_copy_(to, values)
 
 
 class BaseWeights(Protocol):

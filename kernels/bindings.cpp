@@ -49,6 +49,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("has_fast_linear", &has_fast_linear);
     m.def("lora_shrink", &lora_shrink, NoGil());
     m.def("lora_expand", &lora_expand, NoGil());
+    m.def("lora_fill", &lora_fill, NoGil());
     m.def("paged_attention", &paged_attention, NoGil());
     py::class_<LoraRows>(m, "LoraRows").def(py::init<const std::vector<std::int32_t>&>(), py::arg("slots"));
     py::class_<LoraLayer>(m, "LoraLayer")

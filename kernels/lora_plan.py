@@ -25,35 +25,42 @@ class Segments:
         self.native = module.LoraRows(slots)
 
 
+class LoraPool:
+    """One layer's rank rows: a [rows, in] and b [rows, out], of one dtype: F64 F32 F16 BF16."""
+
+    def __init__(self, a: Array, b: Array) -> None:
+        module: Any = native_module()
+        self._kept = a, b  # their addresses are
+        self.dtype, self.width, self.out = a.dtype, a.shape[1], b.shape[1]
+        self.views = [module.Array(address(each), safetensors_name(each.dtype), each.shape) for each in (a, b)]
+
+    @staticmethod
+    def takes(a: Array, b: Array) -> bool:
+        """Whether these can be a pool here: in host memory, of one dtype, with the native module."""
+        return a.dtype == b.dtype and lora_shrink.choice(a, b) == "native"
+
+
 class LoraPlan:
     """`y[t] += sum_r (a[start[slot[t]] + r] . x[t]) * b[start[slot[t]] + r]`, on the CPU.
 
-    a, b:        [rows, in], [rows, out], of one dtype: F64 F32 F16 BF16
     start, rank: of each slot, as in `lora_shrink`
 
     The same bits as the native twins of `lora_shrink` and `lora_expand`. Raises IndexError for rows that do not exist.
     """
 
-    def __init__(self, a: Array, b: Array, start: Sequence[int], rank: Sequence[int]) -> None:
+    def __init__(self, pool: LoraPool, start: Sequence[int], rank: Sequence[int]) -> None:
         module: Any = native_module()
-        self._kept = a, b  # their addresses are
-        self._dtype = a.dtype
-        self._width, self._out = a.shape[1], b.shape[1]
-        views = [module.Array(address(pool), safetensors_name(pool.dtype), pool.shape) for pool in (a, b)]
-        self._add = module.LoraPlan([module.LoraLayer(*views, start, rank, 0)]).add
-
-    @staticmethod
-    def takes(a: Array, b: Array) -> bool:
-        """Whether plans of these pools can be made here: in host memory, of one dtype, with the native module."""
-        return a.dtype == b.dtype and lora_shrink.choice(a, b) == "native"
+        self._pool = pool
+        self._add = module.LoraPlan([module.LoraLayer(*pool.views, start, rank, 0)]).add
 
     def add(self, y: Array, x: Array, segments: Segments) -> bool:
         """Add to y [tokens, out] in place; False, and nothing done, for arrays that are not laid out like the pools."""
-        if y.dtype != self._dtype or x.dtype != self._dtype or not (is_contiguous(y) and is_contiguous(x)):
+        pool = self._pool
+        if y.dtype != pool.dtype or x.dtype != pool.dtype or not (is_contiguous(y) and is_contiguous(x)):
             return False
-        if tuple(x.shape) != (segments.tokens, self._width) or tuple(y.shape) != (segments.tokens, self._out):
+        if tuple(x.shape) != (segments.tokens, pool.width) or tuple(y.shape) != (segments.tokens, pool.out):
             raise ValueError(f"x {tuple(x.shape)} and y {tuple(y.shape)} are not those of {segments.tokens} tokens")
         if device(x) != "cpu" or device(y) != "cpu":
             return False
-        self._add(segments.native, address(x), address(y), self._out)
+        self._add(segments.native, address(x), address(y), pool.out)
         return True

@@ -134,6 +134,10 @@ void lora_shrink(
 void lora_expand(
     const Array& y, const Array& h, const Array& b, const Array& start, const Array& rank, const Array& slot);
 
+// See kernels/lora_fill.py.
+std::optional<std::size_t> lora_fill(
+    const std::vector<Array>& rows, const std::vector<Array>& values, const std::vector<std::optional<float>>& scales);
+
 void paged_attention(
     const Array& out,
     const Array& q,

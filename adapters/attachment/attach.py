@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from graftwork.adapters.attachment.resident import Resident
-from graftwork.adapters.changes import Factors, Gate, Lowered
+from graftwork.adapters.changes import Factors, Gate
 from graftwork.adapters.forms.form import Form
 from graftwork.kernels.lora_expand import lora_expand
-from graftwork.kernels.lora_plan import LoraPlan, Segments
+from graftwork.kernels.lora_plan import LoraPlan, LoraPool, Segments
 from graftwork.kernels.lora_shrink import lora_shrink
 
 T = TypeVar("T")
@@ -31,6 +31,8 @@ class Pool:
     """[rows, in]"""
     b: Tensor
     """[rows, out]"""
+    native: LoraPool | None
+    """The same, where one call can do the whole low rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Attachments:
         self.targets: dict[str, nn.Linear | Conv1D] = {
             name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
         }
+        self._shapes = {name: self._shape(module) for name, module in self.targets.items()}
         self.dtype, self.device = model.dtype, model.device
         self._heads = {model.get_output_embeddings(), *heads}  # type: ignore[no-untyped-call]
         self._pools: dict[str, Pool] = {}
@@ -90,8 +93,7 @@ class Attachments:
 
     def shape(self, name: str) -> tuple[int, int] | None:
         """(in, out) of a linear layer of the model; None when it has none of that name."""
-        module = self.targets.get(name)
-        return None if module is None else self._shape(module)
+        return self._shapes.get(name)
 
     def module(self, module: str) -> nn.Module:
         """A module of the model, as `changes.BaseWeights` wants it. Raises KeyError."""
@@ -120,19 +122,14 @@ class Attachments:
         """Never: what follows the module wants its own width."""
         return False
 
-    def adopt(self, adapter: Lowered) -> Lowered:
-        """The adapter with its modules named as this model's are; here, as it is."""
-        return adapter
+    def name_of(self, module: str) -> str | None:
+        """What this model calls a module of an adapter, None where that is left out; here, the same."""
+        return module
 
-    def install(self, resident: Resident, factors: Mapping[str, Factors]) -> None:
-        """Write an adapter into the rows it owns; nothing may read them yet."""
-        rows, values = [], []
-        for name, rank in resident.ranks.items():
-            pool = self._pool(name)
-            rows += [each[resident.start : resident.start + rank] for each in (pool.a, pool.b)]
-            values += [factors[name].a, factors[name].b]
-        if rows:
-            torch._foreach_copy_(rows, values)  # one call, so that it takes the interpreter from steps once
+    def rows_of(self, resident: Resident) -> dict[str, Factors]:
+        """The rows that an adapter owns, by module: to be written while nothing reads them yet."""
+        pools = {name: (self._pool(name), resident.start + rank) for name, rank in resident.ranks.items()}
+        return {name: Factors(p.a[resident.start : end], p.b[resident.start : end]) for name, (p, end) in pools.items()}
 
     @contextmanager
     def routed(self, rows: Rows) -> Iterator[None]:
@@ -155,18 +152,13 @@ class Attachments:
         start = torch.tensor(starts, dtype=torch.int32, device=self.device)
         gates = _by_module([resident.gates for resident in residents])
         ranks: dict[tuple[int, ...], Tensor] = {}
-        takes: bool | None = None  # the same for all pools
         routes = {}
         for name in {name: None for resident in residents for name in resident.ranks}:
             each = tuple([of.get(name, 0) for of in each_of])
             if each not in ranks:
                 ranks[each] = torch.tensor(each, dtype=torch.int32, device=self.device)
             pool, gated = self._pools[name], gates.get(name, {})
-            plan = None
-            if takes is None:
-                takes = LoraPlan.takes(pool.a, pool.b)
-            if takes and not gated:
-                plan = LoraPlan(pool.a, pool.b, starts, each)
+            plan = None if pool.native is None or gated else LoraPlan(pool.native, starts, each)
             routes[name] = Route(pool, start, ranks[each], max(each), gated, plan)
         return routes
 
@@ -242,9 +234,10 @@ class Attachments:
     def _pool(self, name: str) -> Pool:
         with self._making:
             if name not in self._pools:
-                inner, out = self._shape(self.targets[name])
-                a, b = (torch.zeros(self.rows, width, dtype=self.dtype, device=self.device) for width in (inner, out))
-                self._pools[name] = Pool(a, b)
+                a, b = (
+                    torch.zeros(self.rows, width, dtype=self.dtype, device=self.device) for width in self._shapes[name]
+                )
+                self._pools[name] = Pool(a, b, LoraPool(a, b) if LoraPool.takes(a, b) else None)
             return self._pools[name]
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor, nn
 
 from graftwork.adapters.attachment.attach import Attachments
-from graftwork.adapters.changes import Lowered
 from graftwork.adapters.encoder.checkpoint import POOLER, EncoderCheckpoint
 from graftwork.adapters.encoder.heads import Heads, head_modules
 from graftwork.registry.formats.encoders import TRUNKS
@@ -44,15 +41,10 @@ class EncoderAttachments(Attachments):
         """Whether it is the last layer of the head: adapters have labels of their own."""
         return self._own(module) == self._last
 
-    def adopt(self, adapter: Lowered) -> Lowered:
-        """The adapter with its modules named as this model's are."""
-        own = {name: self._own(name) for name in [*adapter.changes, *adapter.gates]}
-        kept = {name: path for name, path in own.items() if path in self.modules or not self._is_pooler(path)}
-        return replace(
-            adapter,
-            changes={kept[name]: change for name, change in adapter.changes.items() if name in kept},
-            gates={kept[name]: gate for name, gate in adapter.gates.items() if name in kept},
-        )
+    def name_of(self, module: str) -> str | None:
+        """The name that the model has it under; None for what is left out."""
+        own = self._own(module)
+        return own if own in self.modules or not self._is_pooler(own) else None
 
     def _own(self, module: str) -> str:
         other = module.removeprefix(self._trunk) if module.startswith(self._trunk) else self._trunk + module

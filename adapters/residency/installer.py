@@ -12,7 +12,8 @@ from graftwork.adapters import forms
 from graftwork.adapters.attachment.attach import Attachments
 from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.changes import Lowered
-from graftwork.adapters.residency.loader import load_adapter
+from graftwork.adapters.residency.filed import FiledLora
+from graftwork.adapters.residency.loader import open_adapter
 from graftwork.adapters.residency.place import Place
 from graftwork.adapters.residency.warm import WarmAdapters
 from graftwork.errors import IncompatibleAdapter, TooLarge
@@ -27,33 +28,37 @@ class Installer:
         self._base_name = base_name
         self._form_bytes = form_bytes
 
-    def read(self, place: Place) -> Lowered:
+    def read(self, place: Place) -> FiledLora | Lowered:
         """The adapter from host memory, or else from its source. Raises what `Residency.request` fails with."""
-        adapter = self.warm.get(place.digest)
-        if adapter is None:
-            source = place.source
-            if isinstance(source, Path):
-                base, dtype = self._attachments, self._attachments.dtype
-                adapter = load_adapter(source, base, dtype, name=place.name, base_name=self._base_name)
-            else:
-                adapter = source()
-            adapter = self._attachments.adopt(adapter)
-            self._check(adapter, place.name)
+        warm = self.warm.get(place.digest)
+        if warm is not None:
+            return warm
+        source, base, dtype = place.source, self._attachments, self._attachments.dtype
+        adapter: FiledLora | Lowered
+        if isinstance(source, Path):
+            adapter = open_adapter(source, base, dtype, name=place.name, base_name=self._base_name)
+        else:
+            adapter = source()
+        adapter = adapter.renamed(self._attachments.name_of)
+        self._check(adapter, place.name)
+        if isinstance(adapter, FiledLora) and self._attachments.device.type != "cpu":
+            adapter = adapter.lowered(dtype)
+        if isinstance(adapter, Lowered):
             self.warm.put(place.digest, adapter)
         return adapter
 
-    def write(self, place: Place, adapter: Lowered) -> Resident:
-        """Write the adapter into the rows of its place."""
+    def write(self, place: Place, adapter: FiledLora | Lowered) -> Resident:
+        """Write the adapter into the rows of its place. Raises what `FiledLora.write` raises."""
         start, end = place.extent
         with self._beside_steps():
-            changed = {} if adapter.is_plain else forms.of(adapter, self._attachments)
+            changed = forms.of(adapter, self._attachments) if isinstance(adapter, Lowered) else {}
             resident = Resident(place.digest, start, end - start, adapter.ranks, changed, adapter.gates, place.made_of)
-            self._attachments.install(resident, adapter.low_rank)
+            adapter.write(self._attachments.rows_of(resident))
         return resident
 
-    def _check(self, adapter: Lowered, name: str) -> None:
-        for module, factors in adapter.low_rank.items():
-            shape, wanted = self._attachments.shape(module), (factors.a.shape[1], factors.b.shape[1])
+    def _check(self, adapter: FiledLora | Lowered, name: str) -> None:
+        for module, wanted in adapter.shapes.items():
+            shape = self._attachments.shape(module)
             if shape != wanted:
                 there = "is not a linear layer of it" if shape is None else f"maps {shape[0]} to {shape[1]} there"
                 reason = f"{module} {there}; the adapter maps {wanted[0]} to {wanted[1]}"

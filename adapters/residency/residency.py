@@ -15,6 +15,7 @@ from graftwork.adapters.attachment.attach import Attachments
 from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.changes import BaseWeights, Lowered
 from graftwork.adapters.residency.alarm import Alarm
+from graftwork.adapters.residency.filed import FiledLora
 from graftwork.adapters.residency.installer import Installer
 from graftwork.adapters.residency.lease import Lease
 from graftwork.adapters.residency.limits import Limits
@@ -272,7 +273,7 @@ class Residency:
         place.stage = Stage.WRITING
         return True
 
-    def _write(self, place: Place, adapter: Lowered | None = None) -> None:
+    def _write(self, place: Place, adapter: FiledLora | Lowered | None = None) -> None:
         """Write an adapter into the rows it was given, and hand out leases on it."""
         try:
             resident = self._installer.write(place, adapter or self._installer.read(place))

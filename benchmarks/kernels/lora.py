@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from graftwork.kernels.dispatch import native_module
-from graftwork.kernels.lora_plan import LoraPlan, Segments
+from graftwork.kernels.lora_plan import LoraPlan, LoraPool, Segments
 
 IN, OUT = 1024, 2816
 RANKS = (8, 16, 32, 64)
@@ -55,7 +55,7 @@ def build_layer(ranks: list[int], dtype: torch.dtype) -> Layer:
     for index, rank in enumerate(ranks):
         padded_a[index, :rank], padded_b[index, :rank] = a[index], b[index]
     pools = torch.cat(a), torch.cat(b)
-    return Layer(a, b, padded_a, padded_b, LoraPlan(*pools, starts, ranks), pools)
+    return Layer(a, b, padded_a, padded_b, LoraPlan(LoraPool(*pools), starts, ranks), pools)
 
 
 def ways(x: Tensor, y: Tensor, adapters: int) -> Iterator[tuple[str, Callable[[Layer], object]]]:

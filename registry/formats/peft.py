@@ -32,6 +32,7 @@ __all__ = [
     "check_against_base",
     "parse_lora_config",
     "read_adapter",
+    "read_layout",
 ]
 MAX_HEADER_BYTES = 4_000_000
 
@@ -49,6 +50,14 @@ def read_adapter(root: Path, *, links_to: Path | None = None) -> AdapterLayout:
     if stray := [name for name in files if name.endswith(".safetensors") and name != WEIGHTS_FILE]:
         raise InvalidAdapter(path=str(root), reason=f"{stray[0]!r} is not part of an adapter")
     check_configs(root, files)
+    return read_layout(root, files)
+
+
+def read_layout(root: Path, files: tuple[str, ...] = (CONFIG_FILE, WEIGHTS_FILE)) -> AdapterLayout:
+    """What `read_adapter` reads of a folder of `files` whose other files were checked before, as in a registry.
+
+    Raises InvalidAdapter, InvalidSafetensors, TooLarge.
+    """
     config = parse_lora_config(root / CONFIG_FILE)
     header = read_header(root / WEIGHTS_FILE, label=WEIGHTS_FILE, max_bytes=MAX_HEADER_BYTES)
     parts, shared = read_parts(config, header, root)

@@ -91,13 +91,13 @@ def test_an_adapter_larger_than_all_rows_is_refused_for_good(family: Family, eng
 def test_callers_at_the_same_time_load_it_once(family: Family, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
     barrier = threading.Barrier(8)
-    load = loader.load_adapter
+    load = loader.open_adapter
 
     def counted(*args: Any, **names: Any) -> object:
         loads.append("load")
         return load(*args, **names)
 
-    monkeypatch.setattr(installer, "load_adapter", counted)
+    monkeypatch.setattr(installer, "open_adapter", counted)
     leases: list[Lease] = []
 
     def acquire() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +10,8 @@ import torch
 
 from graftwork.adapters.changes import Change, Factors, Lowered
 from graftwork.adapters.engine.sequence import Request, Sampling
-from graftwork.adapters.residency import installer
 from graftwork.adapters.residency.lease import Lease
 from graftwork.adapters.residency.limits import Limits
-from graftwork.adapters.residency.loader import load_adapter
 from graftwork.adapters.residency.place import Stage
 from graftwork.adapters.residency.residency import Residency
 from graftwork.adapters.residency.warm import WarmAdapters
@@ -39,24 +36,28 @@ def occupy(residency: Residency, ranks: list[int]) -> list[Lease]:
     return [residency.acquire(f"d{index}", partial(lowered, rank)) for index, rank in enumerate(ranks)]
 
 
-def test_an_adapter_is_read_once_while_host_memory_has_room(
-    family: Family, engine_of: EngineFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_lowered_is_kept_while_host_memory_has_room(family: Family, engine_of: EngineFactory) -> None:
     read: list[str] = []
 
-    def counted(folder: Path, *args: object, **names: object) -> Lowered:
-        read.append(folder.name)
-        return load_adapter(folder, *args, **names)  # type: ignore[arg-type]
+    def source(name: str) -> Lowered:
+        read.append(name)
+        return lowered(8)
 
-    monkeypatch.setattr(installer, "load_adapter", counted)
     residency = engine_of(family, adapter_rank_rows=8).residency
-    for name in ("attention", "everything", "mlp", "attention", "everything", "mlp"):
-        with residency.acquire(family.digest(name), family.adapters[name]):
+    for name in ("first", "second", "third", "first", "second", "third"):
+        with residency.acquire(name, partial(source, name)):
             pass
-    assert read == ["attention", "everything", "mlp"]
-    residency.retire(family.digest("mlp"))
-    with residency.acquire(family.digest("mlp"), family.adapters["mlp"]):
-        assert read[3:] == ["mlp"]
+    assert read == ["first", "second", "third"]
+    assert residency.host_bytes == 3 * lowered(8).host_bytes
+    residency.retire("third")
+    with residency.acquire("third", partial(source, "third")):
+        assert read[3:] == ["third"]
+
+
+def test_what_is_plain_lora_is_kept_by_the_page_cache_alone(family: Family, engine_of: EngineFactory) -> None:
+    residency = engine_of(family).residency
+    with residency.acquire(family.digest("everything"), family.adapters["everything"]):
+        assert residency.host_bytes == 0
 
 
 def test_host_memory_holds_at_most_its_bytes_and_drops_the_least_recently_used() -> None:

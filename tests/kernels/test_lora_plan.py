@@ -11,7 +11,7 @@ from graftwork.kernels.arrays import as_tensor
 from graftwork.kernels.dispatch import forced, native_module
 from graftwork.kernels.linear import linear
 from graftwork.kernels.lora_expand import lora_expand
-from graftwork.kernels.lora_plan import LoraPlan, Segments
+from graftwork.kernels.lora_plan import LoraPlan, LoraPool, Segments
 from graftwork.kernels.lora_shrink import lora_shrink
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
@@ -43,7 +43,7 @@ def test_a_plan_gives_the_bits_of_the_two_kernels(name: str, dtype: torch.dtype)
     first, rank, slot = (torch.tensor(each, dtype=torch.int32) for each in (start, ranks, slots))
     with forced("native"):
         lora_expand(expected, lora_shrink(x, a, first, rank, slot), b, first, rank, slot)
-    assert LoraPlan(a, b, start, ranks).add(y, x, Segments(slots))
+    assert LoraPlan(LoraPool(a, b), start, ranks).add(y, x, Segments(slots))
     assert torch.equal(y, expected)
 
 
@@ -51,7 +51,7 @@ def test_a_plan_gives_the_bits_of_the_two_kernels(name: str, dtype: torch.dtype)
 @pytest.mark.parametrize("name", BATCHES)
 def test_a_token_gets_the_same_bits_alone(name: str, dtype: torch.dtype) -> None:
     x, a, b, y, slots, start, ranks = batch(name, dtype)
-    together, plan = y.clone(), LoraPlan(a, b, start, ranks)
+    together, plan = y.clone(), LoraPlan(LoraPool(a, b), start, ranks)
     plan.add(together, x, Segments(slots))
     for token, slot in enumerate(slots):
         plan.add(y[token : token + 1], x[token : token + 1], Segments([slot]))
@@ -60,7 +60,7 @@ def test_a_token_gets_the_same_bits_alone(name: str, dtype: torch.dtype) -> None
 
 def test_a_plan_refuses_what_it_would_misread() -> None:
     x, a, b, y, slots, start, ranks = batch("decode", torch.float32)
-    plan = LoraPlan(a, b, start, ranks)
+    plan = LoraPlan(LoraPool(a, b), start, ranks)
     assert not plan.add(y.half(), x, Segments(slots))
     assert not plan.add(y.t().contiguous().t(), x, Segments(slots))
     with pytest.raises(ValueError, match="are not those of 4 tokens"):
@@ -68,9 +68,9 @@ def test_a_plan_refuses_what_it_would_misread() -> None:
     with pytest.raises(IndexError, match="slot 4 does not exist"):
         plan.add(y[:1], x[:1], Segments([4]))
     with pytest.raises(IndexError, match="the rows of slot 0 do not exist"):
-        LoraPlan(a, b, [len(a)], [1])
+        LoraPlan(LoraPool(a, b), [len(a)], [1])
     with forced("reference"):
-        assert not LoraPlan.takes(a, b)
+        assert not LoraPool.takes(a, b)
 
 
 @pytest.mark.parametrize("rows", [2, 3, 4, 5, 6, 7, 8, 13, 18, 71])
@@ -86,7 +86,7 @@ def test_a_row_of_a_linear_layer_gets_the_same_bits_alone(dtype: torch.dtype, ro
 def test_threads_change_no_bit(threads: int) -> None:
     module = native_module()
     x, a, b, y, slots, start, ranks = batch("mixed", torch.bfloat16)
-    expected, plan = y.clone(), LoraPlan(a, b, start, ranks)
+    expected, plan = y.clone(), LoraPlan(LoraPool(a, b), start, ranks)
     plan.add(expected, x, Segments(slots))
     weight = torch.randn(3000, 1100).bfloat16()
     product = as_tensor(linear(x, weight))

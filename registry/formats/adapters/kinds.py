@@ -59,11 +59,11 @@ class Grammar:
 
     required: Mapping[str, Dims]
     optional: Mapping[str, Dims] = field(default_factory=dict)
+    all: Mapping[str, Dims] = field(init=False)
+    """Required and optional."""
 
-    @property
-    def all(self) -> Mapping[str, Dims]:
-        """Required and optional."""
-        return {**self.required, **self.optional}
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "all", {**self.required, **self.optional})
 
 
 _PAIR: Mapping[str, Dims] = {"lora_A.weight": ("r", "i"), "lora_B.weight": ("o", "r")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -28,7 +29,7 @@ from graftwork.registry.formats.safetensors import Header, TensorInfo
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 WHOLE = ("I32", "I64")
-MARKS = ("lora_", "vera_", "ia3_", "s2ft_", "lotr", "adapter_par", "adapter_seq", "ranknum", "modules_to_save")
+MARKED = re.compile(r"(?:^|\.)(?:lora_|vera_|ia3_|s2ft_|lotr|adapter_par|adapter_seq|ranknum|modules_to_save)")
 """What no module of a base is called: a tensor below one belongs to an adapter."""
 CLASSIFIERS = ("classifier", "score")
 """What PEFT writes into modules_to_save of every adapter for classification, though a model has one of them."""
@@ -95,8 +96,8 @@ class _Reading:
         self.config = config
         self.root = root
         self.grammars = {kind: GRAMMARS[kind] for kind in KINDS[config.format]}
-        known = {role for grammar in self.grammars.values() for role in grammar.all}
-        self.roles = sorted([*known, *OWN], key=len, reverse=True)
+        self.roles = {role for grammar in self.grammars.values() for role in grammar.all}.union(OWN)
+        self.ends = range(1 + max(role.count(".") for role in self.roles), 0, -1)
 
     def refuse(self, reason: str) -> NoReturn:
         raise InvalidAdapter(path=str(self.root), reason=reason)
@@ -104,15 +105,16 @@ class _Reading:
     def place(self, name: str) -> tuple[str, str]:
         """The module and the role of a tensor."""
         path = name.removeprefix(PREFIX)
-        role = next((role for role in self.roles if path.endswith(f".{role}")), None)
-        module = path.removesuffix(f".{role}")
-        if path == name or role is None or any(part.startswith(MARKS) for part in module.split(".")):
-            known = ", ".join(f".{role}" for role in self.roles if role not in OWN)
+        steps = path.split(".")
+        pairs = ((".".join(steps[:-end]), ".".join(steps[-end:])) for end in self.ends)
+        found = next((pair for pair in pairs if pair[1] in self.roles), None)
+        if found is None or path == name or MARKED.search(found[0]):
+            known = ", ".join(f".{role}" for role in sorted(self.roles.difference(OWN), key=len, reverse=True))
             self.refuse(
                 f"the tensor {name!r} is not named {PREFIX}MODULE with one of {known}, or .weight or .bias of a module "
                 f"of the base (its type is {self.config.format}); accepted are {ACCEPTED}"
             )
-        return module, role
+        return found
 
     def share(self, roles: Roles) -> None:
         """Give LoTR's modules the outer factors that they share with another one."""
