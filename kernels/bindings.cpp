@@ -47,6 +47,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("variance", &variance, NoGil());
     m.def("linear", &linear, NoGil());
     m.def("has_fast_linear", &has_fast_linear);
+    m.def("rms_norm", &rms_norm, NoGil());
     m.def("lora_shrink", &lora_shrink, NoGil());
     m.def("lora_expand", &lora_expand, NoGil());
     m.def("lora_fill", &lora_fill, NoGil());

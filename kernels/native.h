@@ -128,6 +128,8 @@ void linear(const Array& y, const Array& x, const Array& w, const OptionalArray&
 // Whether this processor multiplies matrices of a safetensors dtype at its full speed in `linear`.
 bool has_fast_linear(const std::string& dtype);
 
+void rms_norm(const Array& y, const Array& x, const Array& weight, float eps);
+
 void lora_shrink(
     const Array& h, const Array& x, const Array& a, const Array& start, const Array& rank, const Array& slot);
 
@@ -148,7 +150,7 @@ void paged_attention(
     float scale,
     std::int64_t window);
 
-// Threads that one large call of lora_shrink, lora_expand or paged_attention may use; every other twin runs on its caller's.
+// Threads that one large call of linear, rms_norm, lora_shrink, lora_expand or paged_attention may use; every other twin runs on its caller's.
 void set_threads(int threads);
 
 // Throws std::invalid_argument unless every per-input list has one item an input.

@@ -29,6 +29,7 @@ DOUBLE_SUMS = Tolerance(1e-12, 1e-18)
 
 TOLERANCES: dict[str, Tolerance | dict[str, Tolerance]] = {
     "linear": SUMS,
+    "rms_norm": SUMS,
     "lora_shrink": SUMS["F32"],
     "lora_expand": SUMS,
     "paged_attention": SUMS,

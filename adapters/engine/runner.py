@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from graftwork.adapters.attachment.attach import Attachments
 from graftwork.adapters.attachment.linears import take_over_linears
+from graftwork.adapters.attachment.norms import take_over_norms
 from graftwork.adapters.engine import attention
 from graftwork.adapters.engine.batch import Piece, pack
 from graftwork.adapters.engine.cache import KeyValueCache
@@ -24,6 +25,7 @@ class Runner:
         self.cache = cache
         self.attachments = attachments
         self._linears = take_over_linears(model)
+        take_over_norms(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
 
