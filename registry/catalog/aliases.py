@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session, aliased
@@ -96,8 +97,7 @@ class Aliases:
                 known = known_revisions(opened, artifact)
                 raise RevisionNotFound(name=name, revision=digest, known=known)
             require_usable(opened, row)
-            _expect(opened, artifact, alias, expected)
-            return move_alias(opened, artifact.id, alias, digest, actor=actor, reason=reason)
+            return move_alias(opened, artifact.id, alias, digest, expected=expected, actor=actor, reason=reason)
 
     def intend(self, name: Name, alias: str, digest: str, *, actor: str = "", reason: str = "") -> None:
         """Record that `alias` is to move to a version once engines are ready for it.
@@ -122,7 +122,7 @@ class Aliases:
             before = _current(session, artifact.id, alias)
             if before is None:
                 raise AliasNotFound(name=name, alias=alias, known=known_revisions(session, artifact))
-            _expect(session, artifact, alias, expected)
+            _expect(before, session, artifact.id, alias, expected)
             session.execute(delete(AliasRow).where(AliasRow.artifact_id == artifact.id, AliasRow.alias == alias))
             _record(session, artifact.id, alias, before, None, actor, reason)
 
@@ -155,20 +155,33 @@ class Aliases:
         ]
 
 
-def move_alias(session: Session, artifact_id: int, alias: str, digest: str, *, actor: str, reason: str) -> AliasEntry:
-    """Point an alias at a version in a transaction of the caller, who checked both; a move to where it is is none."""
+def move_alias(
+    session: Session,
+    artifact_id: int,
+    alias: str,
+    digest: str,
+    *,
+    expected: str | Expected | None = ANY,
+    actor: str,
+    reason: str,
+) -> AliasEntry:
+    """Point an alias at a version in a transaction of the caller, who checked the version.
+
+    A move to where it is is none. Raises AliasConflict as `Aliases.set` does.
+    """
     before = _current(session, artifact_id, alias)
+    _expect(before, session, artifact_id, alias, expected)
+    here = (AliasRow.artifact_id == artifact_id, AliasRow.alias == alias)
+    change: Any = select(AliasRow.updated_at).where(*here)
     if before is None:
-        session.execute(
-            insert(AliasRow).values(artifact_id=artifact_id, alias=alias, digest=digest, updated_at=clock())
-        )
+        row = {"artifact_id": artifact_id, "alias": alias, "digest": digest, "updated_at": clock()}
+        change = insert(AliasRow).values(row).returning(AliasRow.updated_at)
     elif before != digest:
-        here = (AliasRow.artifact_id == artifact_id, AliasRow.alias == alias)
-        session.execute(update(AliasRow).where(*here).values(digest=digest, updated_at=clock()))
+        change = update(AliasRow).where(*here).values(digest=digest, updated_at=clock()).returning(AliasRow.updated_at)
+    since = session.scalars(change).one()
     if before != digest:
         _record(session, artifact_id, alias, before, digest, actor, reason)
-    row = session.get_one(AliasRow, (artifact_id, alias), populate_existing=True)
-    return AliasEntry(row.alias, row.digest, moment(row.updated_at))
+    return AliasEntry(alias, digest, moment(since))
 
 
 def _current(session: Session, artifact_id: int, alias: str) -> str | None:
@@ -178,9 +191,11 @@ def _current(session: Session, artifact_id: int, alias: str) -> str | None:
     return session.scalar(query)
 
 
-def _expect(session: Session, artifact: ArtifactRow, alias: str, expected: str | Expected | None) -> None:
-    actual = _current(session, artifact.id, alias)
+def _expect(
+    actual: str | None, session: Session, artifact_id: int, alias: str, expected: str | Expected | None
+) -> None:
     if expected is not ANY and actual != expected:
+        artifact = session.get_one(ArtifactRow, artifact_id)
         name = Name(artifact.namespace, artifact.name)
         raise AliasConflict(alias=alias, name=name, actual=actual or "no version", expected=expected or "no version")
 
