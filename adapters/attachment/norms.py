@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def take_over_norms(model: nn.Module) -> int:
         if eps is None or not isinstance(weight, Tensor) or weight.dim() != 1 or list(module.parameters()) != [weight]:
             continue
         if rms_norm.choice(weight.detach()) == "native" and _is_rms_norm(module, weight.detach(), eps):
-            module.forward = _forward(module, eps)  # type: ignore[method-assign, assignment]
+            module.forward = _forward(module, eps)
             taken += 1
     return taken
 
@@ -37,7 +38,7 @@ def _is_rms_norm(module: nn.Module, weight: Tensor, eps: float) -> bool:
     rows = torch.randn(4, len(weight), generator=torch.Generator().manual_seed(0))
     x = (rows * torch.tensor([[1.0], [eps**0.5], [30.0], [0.01]])).to(weight.dtype)  # one where eps is felt
     found = module(x)
-    wanted = rms_norm(x, weight, eps)
+    wanted: Any = rms_norm(x, weight, eps)
     tolerance = 4 * torch.finfo(weight.dtype).eps
     return found.dtype == x.dtype and torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * 1e-3)
 
@@ -48,7 +49,7 @@ def _forward(module: nn.Module, eps: float) -> Callable[[Tensor], Tensor]:
     compute, view = native.rms_norm, native.Array
 
     def forward(x: Tensor) -> Tensor:
-        weight = module.weight
+        weight: Any = module.weight
         if x.dtype != weight.dtype or torch.is_grad_enabled() or x.device.type != "cpu":
             return plainly(x)  # type: ignore[no-any-return]
         x = x.contiguous()
