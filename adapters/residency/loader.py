@@ -13,7 +13,8 @@ from graftwork.adapters.variants.lowering import lower
 from graftwork.adapters.variants.variant import read_variant
 from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE, AdapterLayout, read_adapter, read_layout
 
-LAYOUTS = 4096
+LAYOUTS = 1024
+"""How many are kept: up to 0.4 MB each for every linear layer of a model of 32."""
 
 
 def open_adapter(
