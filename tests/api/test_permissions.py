@@ -60,6 +60,8 @@ BODIES: dict[str, dict[str, Any]] = {
         "grid": {"models[0].parameters.weight": [0.5, 1.0]},
         "evaluate": {"dataset": "acme/data", "metric": "exact_match"},
     },
+    "POST /api/v1/uploads/{upload_id}/files/{path}/parts/{number}/url": {"sha256": "0" * 64},
+    "POST /api/v1/uploads/{upload_id}/files/{path}/parts/{number}/arrived": {"sha256": "0" * 64},
     "POST /api/v1/uploads": {"name": "acme/new", "kind": "adapter", "files": [{"path": "a.safetensors", "size": 9}]},
 }
 FORMS = {"POST /api/v1/adapters", "POST /api/v1/checkpoints"}
