@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,9 +13,16 @@ from graftwork.adapters.changes import BaseWeights, Lowered
 from graftwork.adapters.residency.filed import FiledLora, is_plain
 from graftwork.adapters.variants.lowering import lower
 from graftwork.adapters.variants.variant import read_variant
-from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE, AdapterLayout, read_adapter, read_layout
+from graftwork.registry.formats.peft import (
+    CONFIG_FILE,
+    MAX_HEADER_BYTES,
+    WEIGHTS_FILE,
+    AdapterLayout,
+    read_adapter,
+    read_layout,
+)
 
-LAYOUTS = 1024
+LAYOUTS = 256
 """How many are kept: up to 0.4 MB each for every linear layer of a model of 32."""
 
 
@@ -25,25 +34,38 @@ def open_adapter(
     The names stand for adapter and base in messages. What is lowered is on the CPU. Raises what `read_adapter` and
     `lower` raise.
     """
-    files = [folder / file for file in (CONFIG_FILE, WEIGHTS_FILE)]
-    known = all(file.is_file() for file in files)
-    layout = _layout(folder, tuple(_stamp(file) for file in files)) if known else read_adapter(folder)
+    known = all((folder / file).is_file() for file in (CONFIG_FILE, WEIGHTS_FILE))
+    layout = replace(_layout(_said(folder)), root=folder) if known else read_adapter(folder)
     if is_plain(layout):
         return FiledLora(layout, layout.foldable)
     return lower(read_variant(layout), base, dtype, adapter_name=name, base_name=base_name)
 
 
 def forget_layouts() -> None:
-    """Read and check the next adapter's files as if for the first time."""
+    """Read and check the next adapter's files as if nothing like them had been met."""
     _layout.cache_clear()
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What an adapter's files say of themselves; versions of one adapter mostly differ in nothing but values."""
+
+    config: bytes
+    header: bytes
+    size: int
+    """Of the file with the values."""
+    folder: Path = field(compare=False)
+
+
+def _said(folder: Path) -> _Said:
+    with (folder / WEIGHTS_FILE).open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, MAX_HEADER_BYTES))
+        size = os.fstat(file.fileno()).st_size
+    return _Said((folder / CONFIG_FILE).read_bytes(), header, size, folder)
+
+
 @lru_cache(maxsize=LAYOUTS)
-def _layout(folder: Path, stamps: tuple[tuple[int, int, int], ...]) -> AdapterLayout:
-    """A folder's layout, read and checked once as long as its files do not change; what else lies in it is not used."""
-    return read_layout(folder)
-
-
-def _stamp(file: Path) -> tuple[int, int, int]:
-    status = file.stat()
-    return status.st_ino, status.st_mtime_ns, status.st_size
+def _layout(said: _Said) -> AdapterLayout:
+    """What was said, read and checked; whatever else lies in the folder is not used."""
+    return read_layout(said.folder)

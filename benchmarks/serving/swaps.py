@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from peft import PeftModel
 from rich.console import Console
@@ -102,11 +103,14 @@ class Noticed:
     @staticmethod
     def quantile(values: list[float], share: float) -> float:
         """In milliseconds."""
-        return 1e3 * statistics.quantiles(values, n=1000)[round(share * 1000) - 1]
+        return 1e3 * float(np.quantile(values, share)) if values else 0.0
 
 
-def measure_latency(base: Path, adapters: list[Path], rounds: int) -> dict[str, Latency]:
-    """By kind of time. The engine is stepped by hand, so that nothing else of this process runs."""
+def measure_latency(base: Path, adapters: list[Path], rounds: int, *, forget: bool) -> dict[str, Latency]:
+    """By kind of time. The engine is stepped by hand, so that nothing else of this process runs.
+
+    forget: let every version be the first with its modules, ranks and names of tensors
+    """
     settings = Settings(home=base.parent, max_sequences=4, max_model_tokens=256, adapter_rank_rows=4 * RANK)
     engine = Engine.load(base, settings)
     sampling = Sampling(max_tokens=1, temperature=0)
@@ -129,7 +133,8 @@ def measure_latency(base: Path, adapters: list[Path], rounds: int) -> dict[str, 
     for number in range(rounds + 3):
         folder = adapters[number % len(adapters)]
         engine.residency.retire(folder.name)
-        loader.forget_layouts()
+        if forget:
+            loader.forget_layouts()
         for file in folder.iterdir():
             file.read_bytes()  # into the page cache
         load, first = ask(folder)
@@ -275,7 +280,10 @@ def main(swaps: int, rate: float, rounds: int, hidden: int, layers: int, threads
         root = Path(folder)
         base = write_base(root / "base", hidden=hidden, layers=layers, dtype=torch.float32, spread=SPREAD)
         adapters = write_adapters(root, base, [RANK] * VERSIONS, EVERYTHING, dtype=torch.float32, spread=SPREAD)
-        latencies = measure_latency(base, adapters, rounds)
+        latencies = {
+            what: measure_latency(base, adapters, rounds, forget=forget)
+            for what, forget in (("a new version", False), ("a new layout", True))
+        }
         settings = Settings(
             home=root / "home", max_sequences=CLIENTS + 1, max_model_tokens=256, adapter_rank_rows=VERSIONS * RANK
         )
@@ -292,13 +300,14 @@ def main(swaps: int, rate: float, rounds: int, hidden: int, layers: int, threads
     show(latencies, noticed)
 
 
-def show(latencies: dict[str, Latency], noticed: dict[str, Noticed]) -> None:
+def show(latencies: dict[str, dict[str, Latency]], noticed: dict[str, Noticed]) -> None:
     """Print what was measured."""
     title = f"rank {RANK} on every linear layer, vocabulary {VOCABULARY}, fp32"
-    table = Table("a new version, from page cache", *latencies, title=title)
-    for name in ("load", "first_token", "resident_first_token", "swap"):
-        table.add_row(name.replace("_", " "), *(f"{getattr(each, name):.2f} ms" for each in latencies.values()))
-    Console().print(table)
+    for what, found in latencies.items():
+        table = Table(f"{what}, from page cache", *found, title=title)
+        for name in ("load", "first_token", "resident_first_token", "swap"):
+            table.add_row(name.replace("_", " "), *(f"{getattr(each, name):.2f} ms" for each in found.values()))
+        Console().print(table)
     table = Table("under load", *noticed)
     every = list(noticed.values())
     table.add_row("swaps", *(str(each.swaps) for each in every))
@@ -311,7 +320,7 @@ def show(latencies: dict[str, Latency], noticed: dict[str, Noticed]) -> None:
     for what, column in (("first token", "first"), ("time per token", "gaps"), ("CPU per token", "cpu_gaps")):
         for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
             found = [each.quantile(getattr(each, column), share) for each in every]
-            table.add_row(f"{what}, {name}", *(f"{each:.1f} ms ({each / found[0]:.2f})" for each in found))
+            table.add_row(f"{what}, {name}", *(f"{each:.1f} ms ({each / (found[0] or 1):.2f})" for each in found))
     Console().print(table)
 
 
