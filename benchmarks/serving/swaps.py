@@ -303,10 +303,10 @@ def main(swaps: int, rate: float, rounds: int, hidden: int, layers: int, threads
 def show(latencies: dict[str, dict[str, Latency]], noticed: dict[str, Noticed]) -> None:
     """Print what was measured."""
     title = f"rank {RANK} on every linear layer, vocabulary {VOCABULARY}, fp32"
-    for what, found in latencies.items():
-        table = Table(f"{what}, from page cache", *found, title=title)
+    for what, times in latencies.items():
+        table = Table(f"{what}, from page cache", *times, title=title)
         for name in ("load", "first_token", "resident_first_token", "swap"):
-            table.add_row(name.replace("_", " "), *(f"{getattr(each, name):.2f} ms" for each in found.values()))
+            table.add_row(name.replace("_", " "), *(f"{getattr(each, name):.2f} ms" for each in times.values()))
         Console().print(table)
     table = Table("under load", *noticed)
     every = list(noticed.values())

@@ -7,8 +7,8 @@ so that none evicts for another, and gets the same requests by turns, in an orde
 
 - five: every request to one of five adapters, all resident;
 - resident: the popular adapters folded into 60, all resident: what computing as many distinct adapters in a step costs;
-- many: each request to an adapter drawn from a Zipf distribution over all; the others lie in host memory;
-- files: the same, and nothing is kept in host memory: every cold adapter is read from its file in the page cache.
+- many: each request to an adapter drawn from a Zipf distribution over all; a cold one comes from its file in the page
+  cache.
 
 Before that every adapter is asked for once, which is timed by itself: its snapshot is made, its file read and checked.
 More requests than the engine has places are in flight, so that it is never idle. One process, random weights; on a
@@ -49,7 +49,7 @@ IN_FLIGHT = 40
 SLOTS = 64
 RESIDENT = 60
 FEW = 5
-KINDS = ("five", "resident", "many", "files")
+KINDS = ("five", "resident", "many")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +205,7 @@ def main(
                     write_adapters(root, base, [rank] * count, ATTENTION, dtype=torch.bfloat16)
                 )
             ]
-            hosts = {
-                kind: Host(registry, replace(settings, adapter_host_bytes=1 if kind == "files" else 2**34))
-                for kind in KINDS
-            }
+            hosts = {kind: Host(registry, settings) for kind in KINDS}
             try:
                 for host in hosts.values():
                     host.admit("bench/base")
