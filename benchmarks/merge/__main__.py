@@ -51,8 +51,8 @@ OURS = ("PYTHONPATH", "OMP_NUM_THREADS")
 """Variables of this process that must not reach mergekit."""
 MEAN = 12.0
 HEADING = (
-    f"{'method':16}{'ours s':>8}{'floor s':>9}{'x floor':>9}{'x cached':>10}{'mergekit s':>12}{'wall x':>8}{'wanted':>8}"
-    f"{'cpu s':>8}{'theirs':>8}{'cpu x':>7}{'peak MB':>9}{'theirs':>8}"
+    f"{'method':16}{'ours s':>8}{'floor s':>9}{'x floor':>9}{'x cached':>10}{'mergekit s':>12}{'wall x':>8}"
+    f"{'wanted':>8}{'cpu s':>8}{'theirs':>8}{'cpu x':>7}{'peak MB':>9}{'theirs':>8}"
 )
 
 
