@@ -189,8 +189,9 @@ def _submit(admission: Admission, fields: SamplingFields, tenant: str, prepare: 
             reserved.settle(0)
         admission.release()
         raise
-    settle = reserved.settle
-    when_done(generation, lambda ending: settle(generation.prompt_tokens + ending.tokens))
+    if reserved.taken:  # nothing hears every token for a rate that is not limited
+        settle = reserved.settle
+        when_done(generation, lambda ending: settle(generation.prompt_tokens + ending.tokens))
     trace_generation(generation, model=fields.model, served=admission.served, max_tokens=sampling.max_tokens)
     return Running(generation, admission.digest, engine.tokenizer)
 

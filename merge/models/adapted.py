@@ -138,8 +138,7 @@ class AdaptedModel:
         """A weight or bias in full, with its change, as it lies in the file."""
         adapter, module, parameter = self.adapter, self.wholes[tensor], tensor.rpartition(".")[2]
         part = adapter.layout.parts[module]
-        own = adapter.own(module, parameter)
-        if own is not None and not part.tensors:
+        if not part.tensors and (own := adapter.own(module, parameter)) is not None:
             return own
         is_transposed = adapter.layout.config.fan_in_fan_out and part.kind not in EMBEDDINGS
         stored = self._whole(f"{module}.weight")
