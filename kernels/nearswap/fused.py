@@ -14,7 +14,9 @@ def _nearswap(out, base, x, t, scale, size, block: tl.constexpr):
     inside = at < size
     origin = tl.load(base + at, mask=inside).to(tl.float32)
     difference = tl.load(x + at, mask=inside).to(tl.float32) - origin
-    step = tl.where(difference > t, t, tl.where(difference < -t, -t, difference))
+    most = tl.zeros_like(origin) + t
+    least = most * -1.0  # Triton 3.7 negates by taking from 0, which loses the sign of 0
+    step = tl.where(difference > most, most, tl.where(difference < least, least, difference))
     tl.store(out + at, (origin + step * scale).to(out.dtype.element_ty), mask=inside)
 
 
