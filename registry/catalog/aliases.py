@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session, aliased
 
 from graftwork.errors import AliasConflict, AliasNotFound, RevisionNotFound
@@ -19,7 +19,7 @@ from graftwork.registry.db import Database, clock, moment
 from graftwork.registry.refs import Name, check_alias
 from graftwork.registry.tables import AliasMoveRow, AliasRow, ArtifactRow, VersionRow
 from graftwork.registry.versions.marks import require_usable
-from graftwork.registry.versions.rows import find_artifact, known_revisions, versions_of
+from graftwork.registry.versions.rows import find_artifact, known_revisions
 
 
 class Expected(Enum):
@@ -29,6 +29,25 @@ class Expected(Enum):
 
 
 ANY = Expected.ANY
+
+ALIASES, VERSIONS, ARTIFACTS = AliasRow.plain(), VersionRow.plain(), ArtifactRow.plain()
+OF_ARTIFACT = select(ALIASES).where(ALIASES.c.artifact_id == bindparam("artifact")).order_by(ALIASES.c.alias)
+HERE = (ALIASES.c.artifact_id == bindparam("artifact"), ALIASES.c.alias == bindparam("name"))
+CURRENT = select(ALIASES).where(*HERE)
+POINT = (
+    update(ALIASES).where(*HERE).values(digest=bindparam("after"), updated_at=clock()).returning(ALIASES.c.updated_at)
+)
+ADD = (
+    insert(ALIASES)
+    .values(artifact_id=bindparam("artifact"), alias=bindparam("name"), digest=bindparam("after"), updated_at=clock())
+    .returning(ALIASES.c.updated_at)
+)
+REMOVE = delete(ALIASES).where(*HERE)
+ADD_MOVE = insert(AliasMoveRow.plain()).values(moved_at=clock())
+LOCK = select(ARTIFACTS.c.id).where(ARTIFACTS.c.id == bindparam("artifact")).with_for_update()
+WITH_DIGEST = select(VERSIONS.c.id).where(
+    VERSIONS.c.artifact_id == bindparam("artifact"), VERSIONS.c.digest == bindparam("digest")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +86,8 @@ class Aliases:
         """The aliases of an artifact by their names. Raises ArtifactNotFound."""
         with self._database.read() as session:
             artifact = find_artifact(session, name)
-            query = select(AliasRow).where(AliasRow.artifact_id == artifact.id).order_by(AliasRow.alias)
-            rows = session.scalars(query).all()
-        return {row.alias: AliasEntry(row.alias, row.digest, moment(row.updated_at)) for row in rows}
+            rows = session.execute(OF_ARTIFACT, {"artifact": artifact.id}).all()
+        return {row.alias: _entry(row) for row in rows}
 
     def set(
         self,
@@ -92,11 +110,11 @@ class Aliases:
         with self._database.write(session) as opened:
             artifact = find_artifact(opened, name)
             require(Scope.WRITE, artifact.namespace)
-            row = opened.scalar(versions_of(artifact).where(VersionRow.digest == digest))
-            if row is None:
+            version_id = opened.execute(WITH_DIGEST, {"artifact": artifact.id, "digest": digest}).scalar()
+            if version_id is None:
                 known = known_revisions(opened, artifact)
                 raise RevisionNotFound(name=name, revision=digest, known=known)
-            require_usable(opened, row)
+            require_usable(opened, version_id)
             return move_alias(opened, artifact.id, alias, digest, expected=expected, actor=actor, reason=reason)
 
     def intend(self, name: Name, alias: str, digest: str, *, actor: str = "", reason: str = "") -> None:
@@ -108,7 +126,7 @@ class Aliases:
         check_alias(alias)
         with self._database.write() as session:
             artifact = find_artifact(session, name)
-            before = _current(session, artifact.id, alias)
+            before = _digest(_current(session, artifact.id, alias))
             details = {"key": name.key, "alias": alias, "before": before, "after": digest, "reason": reason}
             record(session, actor, INTENT, f"{name}@{alias}", details)
 
@@ -119,11 +137,12 @@ class Aliases:
         with self._database.write() as session:
             artifact = find_artifact(session, name)
             require(Scope.WRITE, artifact.namespace)
-            before = _current(session, artifact.id, alias)
+            _lock(session, artifact.id)
+            before = _digest(_current(session, artifact.id, alias))
             if before is None:
                 raise AliasNotFound(name=name, alias=alias, known=known_revisions(session, artifact))
             _expect(before, session, artifact.id, alias, expected)
-            session.execute(delete(AliasRow).where(AliasRow.artifact_id == artifact.id, AliasRow.alias == alias))
+            session.execute(REMOVE, {"artifact": artifact.id, "name": alias})
             _record(session, artifact.id, alias, before, None, actor, reason)
 
     def history(self, name: Name, alias: str) -> list[AliasMove]:
@@ -169,26 +188,35 @@ def move_alias(
 
     A move to where it is is none. Raises AliasConflict as `Aliases.set` does.
     """
-    before = _current(session, artifact_id, alias)
+    _lock(session, artifact_id)
+    entry = _current(session, artifact_id, alias)
+    before = _digest(entry)
     _expect(before, session, artifact_id, alias, expected)
-    here = (AliasRow.artifact_id == artifact_id, AliasRow.alias == alias)
-    change: Any = select(AliasRow.updated_at).where(*here)
-    if before is None:
-        row = {"artifact_id": artifact_id, "alias": alias, "digest": digest, "updated_at": clock()}
-        change = insert(AliasRow).values(row).returning(AliasRow.updated_at)
-    elif before != digest:
-        change = update(AliasRow).where(*here).values(digest=digest, updated_at=clock()).returning(AliasRow.updated_at)
-    since = session.scalars(change).one()
-    if before != digest:
-        _record(session, artifact_id, alias, before, digest, actor, reason)
+    if entry is not None and before == digest:
+        return entry
+    change = POINT if entry is not None else ADD
+    since = session.execute(change, {"artifact": artifact_id, "name": alias, "after": digest}).scalar_one()
+    _record(session, artifact_id, alias, before, digest, actor, reason)
     return AliasEntry(alias, digest, moment(since))
 
 
-def _current(session: Session, artifact_id: int, alias: str) -> str | None:
-    # locking the artifact's row serialises its aliases on PostgreSQL, also those that do not exist yet
-    session.execute(select(ArtifactRow.id).where(ArtifactRow.id == artifact_id).with_for_update())
-    query = select(AliasRow.digest).where(AliasRow.artifact_id == artifact_id, AliasRow.alias == alias)
-    return session.scalar(query)
+def _lock(session: Session, artifact_id: int) -> None:
+    """Let no other transaction move aliases of the artifact, also those that do not exist yet."""
+    if session.connection().dialect.name == "postgresql":  # SQLite has one writer
+        session.execute(LOCK, {"artifact": artifact_id})
+
+
+def _current(session: Session, artifact_id: int, alias: str) -> AliasEntry | None:
+    row = session.execute(CURRENT, {"artifact": artifact_id, "name": alias}).one_or_none()
+    return None if row is None else _entry(row)
+
+
+def _entry(row: Row[Any]) -> AliasEntry:
+    return AliasEntry(row.alias, row.digest, moment(row.updated_at))
+
+
+def _digest(entry: AliasEntry | None) -> str | None:
+    return None if entry is None else entry.digest
 
 
 def _expect(
@@ -208,14 +236,5 @@ def _record(
     actor = actor or doer()
     details = {"before": before, "after": after, "reason": reason}
     record(session, actor, action, f"{artifact.namespace}/{artifact.name}@{alias}", details)
-    session.execute(
-        insert(AliasMoveRow).values(
-            artifact_id=artifact_id,
-            alias=alias,
-            before=before,
-            after=after,
-            actor=actor,
-            reason=reason,
-            moved_at=clock(),
-        )
-    )
+    move = {"artifact_id": artifact_id, "alias": alias, "before": before, "after": after}
+    session.execute(ADD_MOVE, {**move, "actor": actor, "reason": reason})

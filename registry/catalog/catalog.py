@@ -21,11 +21,10 @@ from graftwork.registry.storage.blobs import BlobStore
 from graftwork.registry.storage.deposits import Deposit, touch
 from graftwork.registry.tables import AliasRow, ArtifactRow, BlobRow, MarkRow, TensorRow, VersionRow
 from graftwork.registry.versions.marks import Mark
-from graftwork.registry.versions.resolution import files_of, find_version
+from graftwork.registry.versions.resolution import files_of, find_first, find_version
 from graftwork.registry.versions.rows import (
     find_artifact,
     not_withdrawn,
-    oldest_with,
     require_known,
     require_present,
     versions_of,
@@ -124,7 +123,7 @@ class Catalog:
         Those that were withdrawn come after those that were not. Raises RevisionNotFound.
         """
         with self._database.read() as session:
-            return Version.from_row(oldest_with(session, digest))
+            return find_first(session, digest)
 
     def require_shown(self, digests: Collection[str]) -> None:
         """Raise RevisionNotFound if any of these versions is there only under names that are private to others."""

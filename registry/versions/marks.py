@@ -36,13 +36,23 @@ class Mark(StrEnum):
     WITHDRAWN = WITHDRAWN
 
 
-MARKS, VERSIONS = MarkRow.plain(), VersionRow.plain()
+MARKS, VERSIONS, ARTIFACTS = MarkRow.plain(), VersionRow.plain(), ArtifactRow.plain()
+ID_OF = (
+    select(VERSIONS.c.id)
+    .join(ARTIFACTS, ARTIFACTS.c.id == VERSIONS.c.artifact_id)
+    .where(ARTIFACTS.c.key == bindparam("key"), VERSIONS.c.number == bindparam("number"))
+)
 FIND_QUARANTINE = (
     select(MARKS.c.version_id, MARKS.c.cause_id, MARKS.c.actor, MARKS.c.reason)
     .join(VERSIONS, VERSIONS.c.id == MARKS.c.version_id)
     .where(VERSIONS.c.digest.in_(bindparam("digests", expanding=True)), MARKS.c.mark == Mark.QUARANTINED.value)
     .order_by(MARKS.c.version_id)
     .limit(1)
+)
+MARKS_OF = (
+    select(MARKS.c.mark, MARKS.c.cause_id, MARKS.c.reason)
+    .where(MARKS.c.version_id == bindparam("id"))
+    .order_by(MARKS.c.mark)
 )
 
 
@@ -83,7 +93,7 @@ class Marks:
     def of(self, version: Version) -> list[MarkEntry]:
         """The marks of one version."""
         with self._database.read() as session:
-            return entries_of(session, MarkRow.version_id == _row(session, version).id)
+            return entries_of(session, MarkRow.version_id == _id(session, version))
 
     def entries(
         self,
@@ -183,28 +193,22 @@ class Marks:
 
     def require_none_quarantined(self, digests: Iterable[str]) -> None:
         """Raise VersionQuarantined if one of these versions is, under whichever name."""
-        query = (
-            select(VersionRow)
-            .join(MarkRow, MarkRow.version_id == VersionRow.id)
-            .where(VersionRow.digest.in_(set(digests)), MarkRow.mark == Mark.QUARANTINED)
-            .limit(1)
-        )
         with self._database.read() as session:
-            row = session.scalar(query)
-            if row is not None:
-                require_usable(session, row)
+            mark = session.execute(FIND_QUARANTINE, {"digests": sorted(set(digests))}).one_or_none()
+            if mark is not None:
+                require_usable(session, mark.version_id)
 
     def require_usable(self, version: Version) -> None:
         """Raise VersionQuarantined or VersionWithdrawn unless the version may be served, merged and pointed at."""
         with self._database.read() as session:
-            require_usable(session, _row(session, version))
+            require_usable(session, _id(session, version))
 
 
-def require_usable(session: Session, row: VersionRow) -> None:
+def require_usable(session: Session, version_id: int) -> None:
     """Raise VersionQuarantined or VersionWithdrawn if the version is marked so."""
-    for mark in session.scalars(select(MarkRow).where(MarkRow.version_id == row.id).order_by(MarkRow.mark)):
+    for mark in session.execute(MARKS_OF, {"id": version_id}).all():
         because = f", because of {_shown(session, mark.cause_id)}" if mark.cause_id is not None else ""
-        ref, reason = Version.from_row(row).ref, f"{mark.reason or 'no reason was given'}{because}"
+        ref, reason = _shown(session, version_id), f"{mark.reason or 'no reason was given'}{because}"
         if mark.mark == Mark.QUARANTINED:
             raise VersionQuarantined(ref=ref, reason=reason)
         raise VersionWithdrawn(ref=ref, reason=reason)
@@ -231,9 +235,12 @@ def entries_of(session: Session, condition: ColumnElement[bool]) -> list[MarkEnt
 
 
 def _row(session: Session, version: Version) -> VersionRow:
-    query = select(VersionRow).where(VersionRow.digest == version.digest, VersionRow.number == version.number)
-    rows = session.scalars(query).all()
-    return next(row for row in rows if row.artifact.key == version.name.key)
+    return session.get_one(VersionRow, _id(session, version))
+
+
+def _id(session: Session, version: Version) -> int:
+    found: int = session.execute(ID_OF, {"key": version.name.key, "number": version.number}).scalar_one()
+    return found
 
 
 def _spread(session: Session, root: VersionRow) -> None:

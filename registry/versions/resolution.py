@@ -13,30 +13,33 @@ from sqlalchemy import Row, Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from graftwork.errors import InvalidReference, RevisionNotFound, VersionWithdrawn
+from graftwork.registry.access.access import access, shown
 from graftwork.registry.db import moment
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.tables import AliasRow, ArtifactRow, BlobRow, FileRow, MarkRow, VersionRow
-from graftwork.registry.versions.rows import WITHDRAWN, find_artifact, known_revisions, require_seen
+from graftwork.registry.versions.rows import WITHDRAWN, find_artifact, known_revisions, require_seen, unknown
 from graftwork.registry.versions.version import FileEntry, Kind, Version
 
 ARTIFACTS, VERSIONS, ALIASES, MARKS = (row.plain() for row in (ArtifactRow, VersionRow, AliasRow, MarkRow))
 FILES, BLOBS = FileRow.plain(), BlobRow.plain()
 MARKED = (MARKS.c.version_id == VERSIONS.c.id) & (MARKS.c.mark == WITHDRAWN)
 POINTING = (ALIASES.c.artifact_id == VERSIONS.c.artifact_id) & (ALIASES.c.digest == VERSIONS.c.digest)
-ANY: Select[Any] = (
-    select(
-        *(VERSIONS.c[name] for name in ("id", "number", "digest", "base", "details", "created_at")),
-        *(ARTIFACTS.c[name] for name in ("namespace", "name", "kind", "private")),
-        MARKS.c.reason.label("withdrawn"),
-    )
-    .select_from(VERSIONS.join(ARTIFACTS, ARTIFACTS.c.id == VERSIONS.c.artifact_id).outerjoin(MARKS, MARKED))
-    .where(ARTIFACTS.c.key == bindparam("key"))
-)
-NEWEST = ANY.order_by(VERSIONS.c.number.desc()).limit(1)
+ANY: Select[Any] = select(
+    *(VERSIONS.c[name] for name in ("id", "number", "digest", "base", "details", "created_at")),
+    *(ARTIFACTS.c[name] for name in ("namespace", "name", "kind", "private")),
+    MARKS.c.reason.label("withdrawn"),
+).select_from(VERSIONS.join(ARTIFACTS, ARTIFACTS.c.id == VERSIONS.c.artifact_id).outerjoin(MARKS, MARKED))
+NAMED = ANY.where(ARTIFACTS.c.key == bindparam("key"))
+NEWEST = NAMED.order_by(VERSIONS.c.number.desc()).limit(1)
 STANDING = NEWEST.where(MARKS.c.version_id.is_(None))
-BY_ALIAS = ANY.join(ALIASES, POINTING).where(ALIASES.c.alias == bindparam("revision"))
-BY_NUMBER = ANY.where(VERSIONS.c.number == bindparam("revision"))
-BY_DIGITS = ANY.where(VERSIONS.c.digest.startswith(bindparam("revision"))).limit(2)
+BY_ALIAS = NAMED.join(ALIASES, POINTING).where(ALIASES.c.alias == bindparam("revision"))
+BY_NUMBER = NAMED.where(VERSIONS.c.number == bindparam("revision"))
+BY_DIGITS = NAMED.where(VERSIONS.c.digest.startswith(bindparam("revision"))).limit(2)
+FIRST = (
+    ANY.where(VERSIONS.c.digest == bindparam("digest"))
+    .order_by(MARKS.c.version_id.is_not(None), VERSIONS.c.id)
+    .limit(1)
+)
 FILES_OF = (
     select(FILES.c.version_id, FILES.c.path, BLOBS.c.sha256, BLOBS.c.size, BLOBS.c.generation)
     .join(BLOBS, BLOBS.c.id == FILES.c.blob_id)
@@ -59,6 +62,18 @@ def find_version(session: Session, ref: Ref) -> Version:
 def find_even_withdrawn(session: Session, ref: Ref) -> Version:
     """What `find_version` finds, also when it was withdrawn."""
     return _version(session, _find(session, ref))
+
+
+def find_first(session: Session, digest: str) -> Version:
+    """The version that had this digest first, of those that may be seen; withdrawn ones come last.
+
+    Raises RevisionNotFound.
+    """
+    query = FIRST if access.get().visible is None else FIRST.where(shown())
+    row = session.execute(query, {"digest": digest}).one_or_none()
+    if row is None:
+        raise unknown(digest)
+    return _version(session, row)
 
 
 def files_of(session: Session, ids: Iterable[int]) -> Mapping[int, tuple[FileEntry, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, exists, select
+from sqlalchemy import ColumnElement, Row, Select, bindparam, exists, select
 from sqlalchemy.orm import Session
 
 from graftwork.errors import ArtifactNotFound, RevisionNotFound, VersionWithdrawn
@@ -22,11 +22,12 @@ SIMILAR = 0.8
 """As `difflib` measures it."""
 WITHDRAWN = "withdrawn"
 """How the table of marks spells it."""
+NAMED = select(ArtifactRow).where(ArtifactRow.key == bindparam("key"))
 
 
 def find_artifact(session: Session, name: Name) -> ArtifactRow:
     """The artifact of that name, in whatever case. Raises ArtifactNotFound, also for a private one of others."""
-    row = session.scalar(select(ArtifactRow).where(ArtifactRow.key == name.key))
+    row = session.scalar(NAMED, {"key": name.key})
     if row is None:
         raise _missing(session, name)
     require_seen(session, row, name)
@@ -84,17 +85,18 @@ def oldest_with(session: Session, digest: str) -> VersionRow:
     query = select(VersionRow).where(VersionRow.digest == digest, shown_version())
     row = session.scalar(query.order_by(~not_withdrawn(), VersionRow.id).limit(1))
     if row is None:
-        raise _unknown(digest)
+        raise unknown(digest)
     return row
 
 
 def require_known(session: Session, digest: str) -> None:
     """Raise RevisionNotFound unless a version has this digest, under whichever name."""
     if session.scalar(select(VersionRow.id).where(VersionRow.digest == digest, shown_version()).limit(1)) is None:
-        raise _unknown(digest)
+        raise unknown(digest)
 
 
-def _unknown(digest: str) -> RevisionNotFound:
+def unknown(digest: str) -> RevisionNotFound:
+    """That no version has this digest."""
     return RevisionNotFound(name="The registry", revision=digest, known="other digests only")
 
 
