@@ -254,7 +254,7 @@ def measure_load(
 def swap(host: Host, registry: Registry, after: Version, noticed: Noticed) -> None:
     """Move the alias to a version, as the API does."""
     before = registry.aliases.get(NAME)[ALIAS].digest
-    engine = host.admit("bench/base").engine
+    (engine,) = host.engines().values()
     engine.residency.retire(after.digest)  # from its file, not from what is still there of the last time
     started = time.perf_counter()
     registry.aliases.intend(NAME, ALIAS, after.digest, actor="benchmark")
@@ -294,6 +294,7 @@ def main(swaps: int, rate: float, rounds: int, hidden: int, layers: int, threads
             right = right_answers(base, list(zip(versions, adapters, strict=True)))
             host = Host(registry, settings)
             try:
+                host.admit("bench/base")
                 noticed = measure_load(host, registry, versions, right, swaps, rate)
             finally:
                 host.close()
