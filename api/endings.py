@@ -18,7 +18,7 @@ class Ending:
     error: GraftworkError | None = None
 
 
-def when_done(generation: Generation, tell: Callable[[Ending], None]) -> None:
+def when_done(generation: Generation, tell: Callable[[Ending], object]) -> None:
     """Call `tell` once `generation` has ended, on the engine's thread; it must not block."""
     unfinished, tokens, reasons = generation.choices, 0, list[str]()
 

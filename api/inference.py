@@ -131,11 +131,15 @@ async def chunks(generation: Generation) -> AsyncIterator[Chunk]:
 
 
 async def completions(request: Request, generation: Generation) -> list[Completion]:
-    """What `generation` comes to. It is aborted when the client of `request` goes away, or this is cancelled."""
+    """What `generation` comes to. It is aborted when the client of `request` goes away, or this is cancelled.
+
+    Raises the generation's error.
+    """
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    when_done(generation, lambda _: loop.call_soon_threadsafe(ended.set))
     watch = asyncio.create_task(call_on_disconnect(request.receive, generation.abort))
     try:
-        async for _ in chunks(generation):
-            pass
+        await ended.wait()
         return generation.results()
     finally:
         watch.cancel()
