@@ -73,7 +73,9 @@ class Generation:
         """Prompt tokens that were found in the cache; known once the request has begun."""
         self._wake = wake
         self._aborted = threading.Event()
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._ended = threading.Condition(lock)  # who waits for the end is not woken by every token
         self._events: list[Chunk | GraftworkError] = []
         self._unfinished = choices
         self._done = False
@@ -123,8 +125,8 @@ class Generation:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is done, in whatever way; False after `timeout` seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._done, timeout)
+        with self._ended:
+            return self._ended.wait_for(lambda: self._done, timeout)
 
     def add_listener(self, listener: Listener) -> None:
         """Call `listener` with every chunk so far and from now on, in order; the error of a failed request comes last.
@@ -151,6 +153,8 @@ class Generation:
             for listener in list(self._listeners):
                 self._tell(listener, event)
             self._changed.notify_all()
+            if self._done:
+                self._ended.notify_all()
 
     def _completion(self, chunks: list[Chunk]) -> Completion:
         tokens = [token for chunk in chunks for token in chunk.token_ids]
