@@ -33,7 +33,7 @@ format: $(VENV)/installed-dev ## Format the code
 	$(BIN)/ruff format .
 
 openapi: $(VENV)/installed ## Rewrite docs/openapi.json from the routes
-	$(BIN)/python -m graftwork.api.openapi docs/openapi.json
+	$(BIN)/python -m graftwork.api.application.openapi docs/openapi.json
 
 clean: ## Remove the virtual environment and everything built
 	rm -rf $(VENV) build dist *.egg-info src/*.egg-info kernels/*.so .mypy_cache .ruff_cache .pytest_cache

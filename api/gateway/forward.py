@@ -14,10 +14,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from graftwork.adapters.fleet.fleet import Fleet, Place
-from graftwork.api.gateway.host import Target
-from graftwork.api.gateway.relay import ModelName, Relay, Usage, gone
-from graftwork.api.gateway.wire import ANSWER_TIMEOUT, message, said
-from graftwork.api.inference import VERSION_HEADER
+from graftwork.adapters.fleet.host import Target
+from graftwork.adapters.fleet.wire import ANSWER_TIMEOUT, message, said
+from graftwork.api.gateway.relay import ModelName, Relay, Usage
+from graftwork.api.inference.admission import VERSION_HEADER
+from graftwork.api.streams.disconnect import gone
 from graftwork.errors import EngineUnavailable, InvalidRequest, Overloaded
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ import httpx
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from graftwork.api.errors import inference_problem
+from graftwork.api.middleware.errors import inference_problem
+from graftwork.api.streams.disconnect import gone
 from graftwork.errors import OperationFailed
 
 LONGEST_LINE = 8_000_000
@@ -115,13 +116,6 @@ class Relay(Response):
             failure = OperationFailed(what="The generation", reason=f"its server broke off ({error})")
             await _body(send, f"data: {inference_problem(failure).model_dump_json()}\n\n".encode())
         await _body(send, b"", more=False)
-
-
-async def gone(receive: Receive) -> None:
-    """Wait until the client is gone."""
-    with suppress(OSError):
-        while (await receive())["type"] != "http.disconnect":
-            pass
 
 
 async def _with_first(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -13,11 +13,11 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from graftwork.api.allowance import reserving
-from graftwork.api.deps import ServicesDep, fleet_of
+from graftwork.adapters.fleet.host import FleetHost
+from graftwork.adapters.fleet.wire import credentials
+from graftwork.api.dependencies.allowance import reserving
+from graftwork.api.dependencies.services import ServicesDep, fleet_of
 from graftwork.api.gateway.forward import forward, read
-from graftwork.api.gateway.host import FleetHost
-from graftwork.api.gateway.wire import credentials
 
 CLIENT_GONE = 499
 CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=256)

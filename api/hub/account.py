@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from fastapi.responses import JSONResponse, Response
 
-from graftwork.api.auth import LOCAL_OWNER
+from graftwork.api.dependencies.auth import LOCAL_OWNER
 from graftwork.api.hub.bodies import parse_object, text
 from graftwork.api.hub.call import Call
 from graftwork.api.hub.paths import RESERVED

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from starlette.requests import Request
 
-from graftwork.api.deps import Services
+from graftwork.api.dependencies.services import Services
 from graftwork.api.hub.paths import Place
 from graftwork.registry.access.access import Access
 from graftwork.registry.access.grants import Scope

@@ -11,12 +11,12 @@ from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.requests import ClientDisconnect, Request
 
-from graftwork.api.bodies import batches
 from graftwork.api.hub import signing
 from graftwork.api.hub.bodies import parse_object, read_body, size_of
 from graftwork.api.hub.call import Call
 from graftwork.api.hub.paths import XET_ADVICE
 from graftwork.api.hub.signing import Grant
+from graftwork.api.uploads.bodies import batches
 from graftwork.errors import InvalidRequest, TooLarge
 from graftwork.registry.arrivals.objects import Incoming, Objects
 from graftwork.registry.refs import Name

@@ -18,8 +18,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
-from graftwork.api.auth import NOBODY_ASKED, identify
-from graftwork.api.deps import Services
+from graftwork.api.dependencies.auth import NOBODY_ASKED, identify
+from graftwork.api.dependencies.services import Services
 from graftwork.api.hub import account, lfs, reading, tagging, writing
 from graftwork.api.hub.bodies import read_body
 from graftwork.api.hub.call import Call

@@ -7,13 +7,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 
-from graftwork.api import uploads
-from graftwork.api.auth import Principal, PrincipalDep
-from graftwork.api.bodies import read_small
-from graftwork.api.deps import Services, ServicesDep
-from graftwork.api.registration import Order, describe, kind_of, limit_of, move_aliases, register
+from graftwork.api.dependencies.auth import Principal, PrincipalDep
+from graftwork.api.dependencies.services import Services, ServicesDep
 from graftwork.api.schemas.versions import RegisteredOut
-from graftwork.api.uploads import Allowed, Upload
+from graftwork.api.uploads import multipart
+from graftwork.api.uploads.bodies import read_small
+from graftwork.api.uploads.multipart import Allowed, Upload
+from graftwork.api.uploads.registration import Order, describe, kind_of, limit_of, move_aliases, register
 from graftwork.errors import InvalidRequest
 from graftwork.registry.access.grants import Scope
 from graftwork.registry.versions.version import Kind, Version
@@ -92,7 +92,7 @@ async def _receive(
         version = await run_in_threadpool(_take, request, body, allowed, services, principal, kind)
     else:
         async with contextmanager_in_threadpool(services.registry.blobs.scratch()) as folder:
-            upload = await uploads.receive(request, folder, allowed)
+            upload = await multipart.receive(request, folder, allowed)
             version = await run_in_threadpool(_register, services, principal, upload, kind)
     return describe(response, version, is_new=version.is_new)
 
@@ -101,7 +101,7 @@ def _take(
     request: Request, body: bytes, allowed: Allowed, services: Services, principal: Principal, kind: Kind | None
 ) -> Version:
     with services.registry.blobs.scratch() as folder:
-        upload = uploads.parse(request, body, folder, allowed)
+        upload = multipart.parse(request, body, folder, allowed)
         return _register(services, principal, upload, kind)
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from graftwork.api.auth import PrincipalDep
-from graftwork.api.deps import HostDep, NameDep, RegistryDep
-from graftwork.api.errors import respond
+from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.services import HostDep, NameDep, RegistryDep
+from graftwork.api.middleware.errors import respond
 from graftwork.api.schemas.aliases import AliasMoveOut, AliasOut, AliasTarget
 from graftwork.errors import AliasConflict, AliasNotFound, InvalidRequest
 from graftwork.registry.catalog.aliases import ANY, Expected

@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
-from graftwork.api.auth import PrincipalDep
-from graftwork.api.deps import NameDep, RegistryDep
+from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.services import NameDep, RegistryDep
 from graftwork.api.schemas.artifacts import ArtifactChange, ArtifactOut
 from graftwork.api.schemas.versions import VersionDetail, VersionOut
 from graftwork.registry.refs import Ref

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
-from graftwork.api.deps import RegistryDep
+from graftwork.api.dependencies.services import RegistryDep
 from graftwork.api.schemas.audit import AuditOut
 
 router = APIRouter(prefix="/audit", tags=["audit"])

@@ -11,13 +11,13 @@ from jinja2 import TemplateError
 
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Sampling
-from graftwork.api.deps import ServicesDep
-from graftwork.api.inference import Running, chunks, completions, encode, sampling, start
-from graftwork.api.logprobs import chat_logprobs
+from graftwork.api.dependencies.services import ServicesDep
+from graftwork.api.inference.generation import Running, chunks, completions, encode, sampling, start
+from graftwork.api.inference.logprobs import chat_logprobs
 from graftwork.api.schemas.chat import Answer, ChatChoice, ChatChunk, ChatChunkChoice, ChatRequest, ChatResponse, Delta
 from graftwork.api.schemas.completions import FinishReason
 from graftwork.api.schemas.logprobs import ChatLogprobs
-from graftwork.api.sse import EventStream
+from graftwork.api.streams.generations import EventStream
 from graftwork.errors import ContextLengthExceeded, InvalidRequest
 
 router = APIRouter(tags=["inference"])

@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse, Response
 from torch import Tensor
 
 from graftwork.adapters.encoder.labels import Labels
-from graftwork.api.deps import ServicesDep
-from graftwork.api.encoding import encode
+from graftwork.api.dependencies.services import ServicesDep
+from graftwork.api.inference.encoding import encode
 from graftwork.api.schemas.classify import ClassificationOut, ClassifyRequest, ClassifyResponse
 from graftwork.api.schemas.embeddings import TokensRead
 

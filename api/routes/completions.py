@@ -10,11 +10,11 @@ from fastapi.responses import JSONResponse, Response
 
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Sampling
-from graftwork.api.deps import ServicesDep
-from graftwork.api.inference import Running, chunks, completions, encode, sampling, start
-from graftwork.api.logprobs import completion_logprobs
+from graftwork.api.dependencies.services import ServicesDep
+from graftwork.api.inference.generation import Running, chunks, completions, encode, sampling, start
+from graftwork.api.inference.logprobs import completion_logprobs
 from graftwork.api.schemas.completions import CompletionChoice, CompletionRequest, CompletionResponse
-from graftwork.api.sse import EventStream
+from graftwork.api.streams.generations import EventStream
 
 router = APIRouter(tags=["inference"])
 

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from graftwork.adapters.encoder.engine import EncoderEngine
-from graftwork.api.deps import ServicesDep
-from graftwork.api.encoding import Encoded, encode
+from graftwork.api.dependencies.services import ServicesDep
+from graftwork.api.inference.encoding import Encoded, encode
 from graftwork.api.schemas.embeddings import EmbeddingsRequest, EmbeddingsResponse
 from graftwork.errors import InvalidRequest
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from graftwork.api.auth import PrincipalDep
-from graftwork.api.deps import NameDep, RegistryDep, SettingsDep
+from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.services import NameDep, RegistryDep, SettingsDep
 from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.evaluations import EvaluationOut, EvaluationRequest
 from graftwork.api.schemas.jobs import JobOut

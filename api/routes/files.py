@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
-from graftwork.api.deps import NameDep, RegistryDep
+from graftwork.api.dependencies.services import NameDep, RegistryDep
 from graftwork.errors import SourceNotFound
 from graftwork.registry.refs import Ref
 from graftwork.registry.transfer.snapshots import stored_file

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from graftwork import __version__
 from graftwork.adapters.hosting.host import Host
-from graftwork.api.deps import Services, ServicesDep, fleet_of
+from graftwork.api.dependencies.services import Services, ServicesDep, fleet_of
 from graftwork.errors import DatabaseUnavailable, GraftworkError
 
 router = APIRouter(tags=["health"])

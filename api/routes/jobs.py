@@ -8,10 +8,10 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from graftwork.api.auth import PrincipalDep
-from graftwork.api.deps import RegistryDep
-from graftwork.api.job_stream import job_stream
+from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.services import RegistryDep
 from graftwork.api.schemas.jobs import JobDetail, JobOut, JobRequest
+from graftwork.api.streams.jobs import job_stream
 from graftwork.errors import InvalidRequest
 from graftwork.merge.jobs.submit import submit
 from graftwork.registry.jobs.jobs import Job, State

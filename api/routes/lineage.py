@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from graftwork.api.deps import NameDep, RegistryDep
+from graftwork.api.dependencies.services import NameDep, RegistryDep
 from graftwork.api.schemas.lineage import LineageOut
 from graftwork.registry.refs import Ref
 from graftwork.registry.versions.lineage import Direction

@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
-from graftwork.api.auth import PrincipalDep
-from graftwork.api.deps import NameDep, RegistryDep
+from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.services import NameDep, RegistryDep
 from graftwork.api.schemas.marks import MarkOut, QuarantineOut, QuarantineRequest
 from graftwork.errors import InvalidRequest
 from graftwork.registry.refs import Ref

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from fastapi import APIRouter
 
-from graftwork.api.deps import RegistryDep
+from graftwork.api.dependencies.services import RegistryDep
 from graftwork.api.schemas.models import ModelList, ModelOut
 from graftwork.errors import ArtifactNotFound, InvalidName, ModelNotFound, RevisionNotFound
 from graftwork.registry.catalog.catalog import Artifact

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from graftwork.api.auth import PrincipalDep
-from graftwork.api.deps import RegistryDep
+from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.services import RegistryDep
 from graftwork.api.schemas.quotas import QuotaIn, QuotaOut
 from graftwork.registry.access.grants import EVERYWHERE, Scope
 

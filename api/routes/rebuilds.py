@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from graftwork.api.auth import PrincipalDep
-from graftwork.api.deps import RegistryDep, SettingsDep
+from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.services import RegistryDep, SettingsDep
 from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.api.schemas.rebuilds import RebuildJobRequest, RebuildPlanOut, RebuildRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from graftwork.api.deps import HostDep, NameDep
+from graftwork.api.dependencies.services import HostDep, NameDep
 from graftwork.api.schemas.residents import KeptOut, ResidentOut
 from graftwork.errors import RevisionNotFound
 

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
-from graftwork.api.deps import NameDep, RegistryDep, SettingsDep
+from graftwork.api.dependencies.services import NameDep, RegistryDep, SettingsDep
 from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.jobs import JobOut
 from graftwork.api.schemas.schedules import ScheduleChange, ScheduleOut, ScheduleRequest

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from graftwork.api.auth import PrincipalDep
-from graftwork.api.deps import NameDep, RegistryDep
+from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.services import NameDep, RegistryDep
 from graftwork.api.schemas.tags import TagsOut, TagsRequest
 
 router = APIRouter(tags=["tags"])

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from graftwork.api.auth import PrincipalDep
-from graftwork.api.deps import RegistryDep
+from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.services import RegistryDep
 from graftwork.api.schemas.tokens import NewTokenOut, TokenOut, TokenRequest
 from graftwork.registry.access.grants import Grants
 

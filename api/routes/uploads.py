@@ -9,13 +9,13 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from sqlalchemy.orm import Session
 
-from graftwork.api.auth import Principal, PrincipalDep
-from graftwork.api.bodies import content_digest, discard, receive_part, stream_of
-from graftwork.api.deps import Services, ServicesDep
-from graftwork.api.registration import Order, describe, kind_of, limit_of, move_aliases, register
+from graftwork.api.dependencies.auth import Principal, PrincipalDep
+from graftwork.api.dependencies.services import Services, ServicesDep
 from graftwork.api.schemas.uploads import PartDigest, PartOut, PartUrlOut, UploadOut, UploadRequest
 from graftwork.api.schemas.versions import RegisteredOut
-from graftwork.api.uploads import FILE_NAME
+from graftwork.api.uploads.bodies import content_digest, discard, receive_part, stream_of
+from graftwork.api.uploads.multipart import FILE_NAME
+from graftwork.api.uploads.registration import Order, describe, kind_of, limit_of, move_aliases, register
 from graftwork.errors import SourceNotFound, TooLarge, UnsafeFile, UploadNotFound
 from graftwork.registry.access.grants import Scope
 from graftwork.registry.arrivals.intents import DeclaredFile, Intent, part_bytes

@@ -28,9 +28,9 @@ from typing import Any
 
 import httpx
 
-from graftwork.api.app import create_app
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.api.hub import lfs
-from graftwork.api.server import running
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 from graftwork.testing.model import Shape

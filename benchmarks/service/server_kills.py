@@ -45,8 +45,8 @@ PART = 65_536
 SMALL_RANK, LARGE_RANK = 2, 64
 SERVER = """
 import sys
-from graftwork.api.app import create_app
-from graftwork.api.server import address, bind, serve
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import address, bind, serve
 from graftwork.settings import load_settings
 listener = bind("127.0.0.1", 0)
 serve(create_app(load_settings()), listener, ready=lambda: print(address(listener), flush=True))

@@ -39,8 +39,8 @@ from graftwork.testing.tiny import tiny_family
 
 SERVER = """
 import sys
-from graftwork.api.app import create_app
-from graftwork.api.server import bind, serve
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import bind, serve
 from graftwork.settings import load_settings
 settings = load_settings()
 serve(create_app(settings), bind("127.0.0.1", settings.port), ready=lambda: print("ready", flush=True))

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.residency.residency import Residency
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source

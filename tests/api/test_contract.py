@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from graftwork.api.app import create_app
-from graftwork.api.openapi import METHODS
+from graftwork.api.application.app import create_app
+from graftwork.api.application.openapi import METHODS
 from graftwork.settings import Settings
 from graftwork.testing.contract import ENDLESS, Answers, check, served
 

@@ -17,8 +17,8 @@ import torch
 from fastapi import FastAPI
 
 from graftwork.adapters.encoder.engine import EncoderEngine
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.merge.recipe.recipe import load_recipe
 from graftwork.merge.run.run import merge
 from graftwork.registry.access.grants import Grants

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from graftwork.api.app import create_app
-from graftwork.api.limits import Rates, token_rates
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
+from graftwork.api.middleware.limits import Rates, token_rates
 from graftwork.errors import QuotaExceeded, RateLimited
 from graftwork.registry.access.grants import Grants
 from graftwork.registry.catalog.catalog import FileEntry, Kind

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.client import Client, uploads
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry

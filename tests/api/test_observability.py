@@ -15,8 +15,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from graftwork import tracing
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.context import job_id
 from graftwork.logs import JsonLines, configure
 from graftwork.registry.access.grants import Grants

@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from graftwork.api.app import create_app
-from graftwork.api.openapi import METHODS, PLAIN, PUBLIC, TAGS, text_of
+from graftwork.api.application.app import create_app
+from graftwork.api.application.openapi import METHODS, PLAIN, PUBLIC, TAGS, text_of
 from graftwork.settings import Settings
 
 KEPT = Path(__file__).parents[2] / "docs" / "openapi.json"

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.registry.access.grants import Grants
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry

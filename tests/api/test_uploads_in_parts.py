@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.registry.access.grants import Grants
 from graftwork.registry.arrivals.intents import DeclaredFile, Intent
 from graftwork.registry.gc import collect

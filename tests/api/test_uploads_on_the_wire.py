@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.settings import Settings
 
 PART = 2048

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from graftwork.api.app import create_app
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.api.schemas.schedules import ScheduleChange
-from graftwork.api.server import running
 from graftwork.client import (
     AsyncClient,
     Client,

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from graftwork.api.app import create_app
-from graftwork.api.gateway.host import FleetHost
-from graftwork.api.server import running
+from graftwork.adapters.fleet.host import FleetHost
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from graftwork.api.gateway.host import FleetHost
+from graftwork.adapters.fleet.host import FleetHost
 from graftwork.errors import InvalidSetting
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from graftwork.api.auth import LOCAL_OWNER
+from graftwork.api.dependencies.auth import LOCAL_OWNER
 from graftwork.api.gateway.relay import Usage
-from graftwork.api.limits import Rates
+from graftwork.api.middleware.limits import Rates
 from graftwork.testing.vllm_double import TOKENS, Double, event
 from graftwork.testing.waiting import until
 

@@ -15,9 +15,9 @@ import httpx
 import pytest
 from huggingface_hub import HfApi
 
-from graftwork.api.app import create_app
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.api.hub import lfs
-from graftwork.api.server import running
 from graftwork.registry.access.grants import Grants
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry

@@ -11,8 +11,8 @@ import yaml
 from starlette.requests import Request
 
 from benchmarks.service.fuzz import mutation
-from graftwork.api.bodies import content_digest
-from graftwork.api.uploads import Allowed, _boundary, _Staging
+from graftwork.api.uploads.bodies import content_digest
+from graftwork.api.uploads.multipart import Allowed, _boundary, _Staging
 from graftwork.merge.plan.plan import plan
 from graftwork.merge.recipe.recipe import digest, load_recipe
 from graftwork.merge.sweep.sweep import load_sweep

@@ -53,8 +53,8 @@ def serve(
     Example:
         graft serve --engine vllm --engine-url http://10.0.0.1:8000 --engine-url http://10.0.0.2:8000
     """
-    from graftwork.api import server
-    from graftwork.api.app import create_app
+    from graftwork.api.application import server
+    from graftwork.api.application.app import create_app
     from graftwork.registry.registry import Registry
 
     settings = load_settings(

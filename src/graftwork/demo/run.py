@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.demo.client import Client
 from graftwork.demo.models import RegisteredFamily, merge_all, register, train_or_reuse
 from graftwork.demo.scenes import show_batch, show_swap

@@ -10,16 +10,17 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.responses import RedirectResponse
 
 from graftwork import __version__
-from graftwork.api import errors, idempotency, limits, openapi
-from graftwork.api.auth import require_permission
-from graftwork.api.deps import open_services
+from graftwork.api.application import openapi
+from graftwork.api.dependencies.auth import require_permission
+from graftwork.api.dependencies.services import open_services
 from graftwork.api.gateway import routes as fleet
 from graftwork.api.hub.route import HubRoute
-from graftwork.api.idempotency import Keeping
-from graftwork.api.limits import BodyLimit
-from graftwork.api.metrics import Metrics
-from graftwork.api.observing import Observing
-from graftwork.api.queries import refuse_unknown_parameters
+from graftwork.api.middleware import errors, idempotency, limits
+from graftwork.api.middleware.idempotency import Keeping
+from graftwork.api.middleware.limits import BodyLimit
+from graftwork.api.middleware.metrics import Metrics
+from graftwork.api.middleware.observing import Observing
+from graftwork.api.middleware.queries import refuse_unknown_parameters
 from graftwork.api.routes import (
     adapters,
     aliases,

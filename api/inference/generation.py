@@ -6,36 +6,25 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from anyio import to_thread
 from starlette.requests import Request
-from starlette.types import Receive
 from transformers import PreTrainedTokenizerBase
 
-from graftwork import tracing
 from graftwork.adapters.engine import sequence
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Generation, Sampling
-from graftwork.adapters.hosting.admission import Admission, give_back
-from graftwork.api.allowance import Reservation, Reserve, reserving
-from graftwork.api.deps import Services, embedded
-from graftwork.api.endings import when_done
+from graftwork.adapters.hosting.admission import Admission
+from graftwork.api.dependencies.allowance import Reservation, Reserve, reserving
+from graftwork.api.dependencies.services import Services
+from graftwork.api.inference.admission import VERSION_HEADER, admit, tenant_of
+from graftwork.api.inference.endings import when_done
+from graftwork.api.inference.telemetry import trace_generation
 from graftwork.api.schemas.completions import SamplingFields, Usage
-from graftwork.api.telemetry import trace_generation
-from graftwork.errors import (
-    ArtifactNotFound,
-    Cancelled,
-    GraftworkError,
-    InvalidReference,
-    ModelNotFound,
-    RevisionNotFound,
-)
-
-VERSION_HEADER = "X-Graftwork-Version"
-TENANT_HEADER = "X-Graftwork-Tenant"
+from graftwork.api.streams.disconnect import call_on_disconnect
+from graftwork.errors import GraftworkError
 
 Prepare = Callable[[Engine], tuple[list[int], Sampling]]
 """Makes the engine's input of a client's request: the prompt's tokens and how to sample."""
@@ -78,13 +67,6 @@ async def start(services: Services, request: Request, fields: SamplingFields, pr
     tenant = tenant_of(services, request, fields.user or fields.model)
     reserve = reserving(services.token_rates, request)
     return await to_thread.run_sync(_submit, admission, fields, tenant, prepare, reserve, limiter=services.admission)
-
-
-def tenant_of(services: Services, request: Request, otherwise: str) -> str:
-    """Whose share of the engine a request uses: its token's owner, who cannot choose another one."""
-    if services.settings.authenticated:
-        return str(request.state.principal.owner)
-    return request.headers.get(TENANT_HEADER) or otherwise
 
 
 def encode(engine: Engine, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -146,38 +128,6 @@ async def completions(request: Request, generation: Generation) -> list[Completi
         generation.abort()
 
 
-async def call_on_disconnect(receive: Receive, action: Callable[[], object]) -> None:
-    """Wait until the client behind `receive` is gone, then call `action`."""
-    with suppress(OSError):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-    action()
-
-
-async def admit(services: Services, request: Request, model: str) -> Admission:
-    """Resolve `model` once and pin it. Nothing stays pinned when this raises.
-
-    Raises ModelNotFound, NoAdapterCapacity, Overloaded, Cancelled when the client goes away meanwhile, and what loading
-    a model raises.
-    """
-    pending = embedded(services).request(model)
-    admitting = asyncio.wrap_future(pending)
-    watch = asyncio.create_task(call_on_disconnect(request.receive, admitting.cancel))
-    try:
-        with tracing.span(tracing.ADMISSION, {tracing.REQUEST_MODEL: model}):
-            return await admitting
-    except (ArtifactNotFound, RevisionNotFound, InvalidReference) as error:
-        raise ModelNotFound(model=model, reason=_clause(error)) from None
-    except asyncio.CancelledError:
-        pending.add_done_callback(give_back)
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise Cancelled(what="The request") from None
-    finally:
-        watch.cancel()
-
-
 def _submit(admission: Admission, fields: SamplingFields, tenant: str, prepare: Prepare, reserve: Reserve) -> Running:
     reserved: Reservation | None = None
     try:
@@ -198,8 +148,3 @@ def _submit(admission: Admission, fields: SamplingFields, tenant: str, prepare: 
         when_done(generation, lambda ending: settle(generation.prompt_tokens + ending.tokens))
     trace_generation(generation, model=fields.model, served=admission.served, max_tokens=sampling.max_tokens)
     return Running(generation, admission.digest, engine.tokenizer)
-
-
-def _clause(error: GraftworkError) -> str:
-    """The error's sentence as a part of another one."""
-    return str(error).removesuffix(".").replace("There is", "there is", 1)

@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from graftwork.adapters.engine.sequence import Generation
-from graftwork.api.errors import inference_problem
-from graftwork.api.inference import call_on_disconnect
+from graftwork.api.middleware.errors import inference_problem
+from graftwork.api.streams.disconnect import call_on_disconnect
 from graftwork.errors import GraftworkError
 
 DONE = "[DONE]"

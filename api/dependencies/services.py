@@ -11,11 +11,11 @@ from typing import Annotated
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from graftwork.adapters.fleet.host import FleetHost
 from graftwork.adapters.hosting.host import Host
 from graftwork.adapters.hosting.serving_host import ServingHost
 from graftwork.adapters.hosting.watcher import run_watcher
-from graftwork.api.gateway.host import FleetHost
-from graftwork.api.limits import Rates, token_rates
+from graftwork.api.middleware.limits import Rates, token_rates
 from graftwork.merge.jobs.scheduler import run_schedules
 from graftwork.merge.jobs.worker import run_worker
 from graftwork.registry.refs import Name

@@ -14,8 +14,8 @@ import httpx
 from graftwork.adapters.fleet import capability
 from graftwork.adapters.fleet.fleet import Fleet
 from graftwork.adapters.fleet.names import EngineName
+from graftwork.adapters.fleet.wire import credentials, probe, said, served_base
 from graftwork.adapters.residency.place import Occupant
-from graftwork.api.gateway.wire import credentials, probe, said, served_base
 from graftwork.errors import (
     AdapterProbeFailed,
     GraftworkError,
@@ -29,6 +29,7 @@ from graftwork.errors import (
 )
 from graftwork.registry.access.access import require
 from graftwork.registry.access.grants import Scope
+from graftwork.registry.formats.peft import CONFIG_FILE
 from graftwork.registry.refs import Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions.version import Kind, Version
@@ -37,7 +38,6 @@ from graftwork.settings import Settings
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
-CONFIG_FILE = "adapter_config.json"
 EMBEDDED = "the embedded engine serves it (graft serve without --engine vllm)"
 JUDGED = 4096
 """Adapters whose judgement is remembered."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fastapi import Response
 
-from graftwork.api.auth import Principal
-from graftwork.api.deps import Services
+from graftwork.api.dependencies.auth import Principal
+from graftwork.api.dependencies.services import Services
 from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.errors import GraftworkError
 from graftwork.registry.access.grants import Scope

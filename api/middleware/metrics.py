@@ -7,7 +7,6 @@ artifact is among them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,11 +14,10 @@ from prometheus_client.registry import Collector
 
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.fleet.fleet import Fleet
+from graftwork.adapters.fleet.host import FleetHost
 from graftwork.adapters.hosting.host import Host
-from graftwork.api.gateway.host import FleetHost
-
-if TYPE_CHECKING:
-    from graftwork.api.deps import Services
+from graftwork.adapters.hosting.serving_host import ServingHost
+from graftwork.registry.registry import Registry
 
 LATENCIES = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Seconds, from a resolved alias to a long generation."""
@@ -72,35 +70,35 @@ class Metrics:
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
-    def render(self, services: Services) -> bytes:
-        """Everything in Prometheus' text format."""
+    def render(self, registry: Registry, host: ServingHost) -> bytes:
+        """Everything in Prometheus' text format, `registry` and `host` as they are now."""
         now = CollectorRegistry(auto_describe=False)
-        now.register(_Now(services))
+        now.register(_Now(registry, host))
         return generate_latest(self.registry) + generate_latest(now)
 
 
 class _Now(Collector):
     """What is looked up when somebody asks."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, registry: Registry, host: ServingHost) -> None:
+        self._registry = registry
+        self._host = host
 
     def describe(self) -> Iterable[Metric]:
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        services = self._services
         jobs = GaugeMetricFamily("graftwork_jobs", "Jobs in the database.", labels=("kind", "state"))
-        for (kind, state), count in services.registry.jobs.counts().items():
+        for (kind, state), count in self._registry.jobs.counts().items():
             jobs.add_metric((kind, state), count)
         yield jobs
-        stored = services.registry.quotas.total()
+        stored = self._registry.quotas.total()
         yield GaugeMetricFamily("graftwork_blob_bytes", "Bytes of distinct files that are stored.", stored.bytes)
         yield GaugeMetricFamily("graftwork_blobs", "Distinct files that are stored.", stored.blobs)
-        if isinstance(services.host, Host):
-            yield from _engines(services.host)
-        elif isinstance(services.host, FleetHost):
-            yield from _fleet(services.host.fleet)
+        if isinstance(self._host, Host):
+            yield from _engines(self._host)
+        elif isinstance(self._host, FleetHost):
+            yield from _fleet(self._host.fleet)
 
 
 def _engines(host: Host) -> Iterator[Metric]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from graftwork.api.limits import Rates
+from graftwork.api.middleware.limits import Rates
 
 
 @dataclass(frozen=True, slots=True)

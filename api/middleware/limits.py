@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from graftwork.api.errors import respond
+from graftwork.api.middleware.errors import respond
 from graftwork.errors import RateLimited, TooLarge
 
 REMEMBERED = 10_000

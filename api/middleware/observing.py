@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from graftwork import tracing
-from graftwork.api.errors import REQUEST_ID_HEADER
-from graftwork.api.metrics import Metrics
+from graftwork.api.middleware.errors import REQUEST_ID_HEADER
+from graftwork.api.middleware.metrics import Metrics
 from graftwork.context import request_id
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")

@@ -18,10 +18,11 @@ from graftwork.adapters.encoder.labels import Labels
 from graftwork.adapters.encoder.reading import Text
 from graftwork.adapters.encoder.requests import Encoding, Purpose
 from graftwork.adapters.hosting.admission import Admission
-from graftwork.api.allowance import Reservation, Reserve, reserving
-from graftwork.api.deps import Services
-from graftwork.api.inference import VERSION_HEADER, admit, call_on_disconnect, tenant_of
+from graftwork.api.dependencies.allowance import Reservation, Reserve, reserving
+from graftwork.api.dependencies.services import Services
+from graftwork.api.inference.admission import VERSION_HEADER, admit, tenant_of
 from graftwork.api.schemas.encoding import EncodingFields
+from graftwork.api.streams.disconnect import call_on_disconnect
 from graftwork.errors import Cancelled
 from graftwork.registry.transfer.snapshots import materialise
 

@@ -1,6 +1,6 @@
 """The OpenAPI document: what the routes say of themselves, and here, in one place, how each of them can fail.
 
-    python -m graftwork.api.openapi docs/openapi.json
+    python -m graftwork.api.application.openapi docs/openapi.json
 
 writes the document of a server with an embedded engine.
 """
@@ -20,8 +20,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from graftwork import errors
-from graftwork.api.errors import INFERENCE_PREFIX, inference_problem, inference_status, problem
-from graftwork.api.examples import error_of, example_of
+from graftwork.api.application.examples import error_of, example_of
+from graftwork.api.middleware.errors import INFERENCE_PREFIX, inference_problem, inference_status, problem
 from graftwork.api.schemas.problem import InferenceProblem, Problem
 from graftwork.errors import GraftworkError, outcome
 
@@ -267,7 +267,7 @@ def text_of(document: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Write the document to the file that is named."""
-    from graftwork.api.app import create_app
+    from graftwork.api.application.app import create_app
     from graftwork.settings import Settings
 
     Path(arguments[0]).write_text(text_of(create_app(Settings(home=Path("unused"))).openapi()))

@@ -13,7 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from graftwork.api.bodies import batches, content_length, discard, stream_of
+from graftwork.api.uploads.bodies import batches, content_length, discard, stream_of
 from graftwork.errors import GraftworkError, InvalidRequest, TooLarge, UnsafeFile
 from graftwork.registry.storage.blobs import refuse_full
 

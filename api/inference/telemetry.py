@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graftwork import tracing
 from graftwork.adapters.engine.generation import Generation
-from graftwork.api.endings import Ending, when_done
+from graftwork.api.inference.endings import Ending, when_done
 
 
 def trace_generation(generation: Generation, *, model: str, served: str, max_tokens: int) -> None:

@@ -14,8 +14,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
-from graftwork.api.deps import Services, ServicesDep
-from graftwork.api.idempotency import begin
+from graftwork.api.dependencies.services import Services, ServicesDep
+from graftwork.api.middleware.idempotency import begin
 from graftwork.errors import Unauthorized
 from graftwork.registry.access.access import USING, Access, access
 from graftwork.registry.access.grants import ALL, EVERYWHERE, Scope
