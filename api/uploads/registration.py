@@ -18,7 +18,7 @@ from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.registry.formats.finite import check_finite
 from graftwork.registry.formats.peft import CONFIG_FILE
 from graftwork.registry.refs import Name, Ref, check_alias
-from graftwork.registry.transfer.importer import Also, import_staged
+from graftwork.registry.transfer.importer import Also, import_source
 from graftwork.registry.versions.version import Kind, Version
 from graftwork.settings import Settings
 
@@ -68,14 +68,14 @@ def limit_of(settings: Settings, kind: Kind | None) -> int:
 def register(
     services: Services, principal: Principal, folder: Path, order: Order, *, also: Also | None = None
 ) -> Version:
-    """Check the files in `folder`, which the caller gives up, and register them; `also`: see `import_staged`.
+    """Check the files in `folder`, which the caller gives up, and register them; `also`: see `import_source`.
 
-    Raises what `import_staged` does, with the client's names of the files instead of their paths here.
+    Raises what `import_source` does, with the client's names of the files instead of their paths here.
     """
     try:
         if order.kind not in (*SMALL, Kind.DATASET):
             _refuse_infinite(folder)
-        return import_staged(
+        return import_source(
             services.registry,
             folder,
             order.name,
@@ -83,6 +83,7 @@ def register(
             base=order.base,
             actor=principal.owner,
             also=also,
+            move=True,
         )
     except GraftworkError as error:
         raise error.naming(folder, "the upload") from None

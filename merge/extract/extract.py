@@ -28,7 +28,7 @@ from graftwork.registry.formats.safetensors import DTYPE_BYTES
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.storage.blobs import check_space, refuse_full
-from graftwork.registry.transfer.importer import Also, import_staged
+from graftwork.registry.transfer.importer import Also, import_source
 from graftwork.registry.versions.version import Kind, Parent, Relation, Version
 from graftwork.settings import Settings
 
@@ -123,7 +123,7 @@ def extract_version(
         if ours.version is not None:
             inputs.append(Parent(ours.version.digest, Relation.MERGE_INPUT, 1.0, 1))
         told = {"extract": _origin_of(ours, theirs, rank, dtype) | {"energy": report.energy, "seed": seed}}
-        version = import_staged(
+        version = import_source(
             registry,
             out,
             name,
@@ -135,6 +135,7 @@ def extract_version(
             actor=doer("extract"),
             also=also,
             progress=progress,
+            move=True,
         )
     return version, report
 

@@ -13,7 +13,7 @@ from graftwork.registry.formats.experts import CONFIG_FILE, INLINE, WEIGHTS_FILE
 from graftwork.registry.formats.safetensors import read_header
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.transfer.importer import import_staged
+from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.versions.version import Kind, Parent, Version
 
 
@@ -60,7 +60,7 @@ def register(
 ) -> Version:
     """Register the set `was` with another document, in which some adapters have other digests.
 
-    Raises what `import_staged` raises.
+    Raises what `import_source` raises.
     """
     experts = tuple(_renewed(entry, digests) for entry in document.experts)
     told = document.model_copy(update={"experts": experts}).model_dump(mode="json", exclude_defaults=True)
@@ -76,7 +76,7 @@ def register(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(registry.blobs.path(file.sha256, file.generation), target)
         base = None if was.base is None else Ref.parse(registry.catalog.by_digest(was.base).ref)
-        return import_staged(
+        return import_source(
             registry,
             folder,
             name,
@@ -85,6 +85,7 @@ def register(
             parents=[parent],
             metadata=metadata,
             actor=doer("rebuild"),
+            move=True,
         )
 
 

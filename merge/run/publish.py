@@ -20,7 +20,7 @@ from graftwork.progress import Progress, silent
 from graftwork.registry.access.access import doer
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registry import Registry
-from graftwork.registry.transfer.importer import Also, import_staged
+from graftwork.registry.transfer.importer import Also, import_source
 from graftwork.registry.versions.version import Kind, Parent, Relation, Version
 from graftwork.settings import Settings
 
@@ -46,7 +46,7 @@ def publish(
     keep:  asked after an error whether what was merged so far stays, for the same merge to go on later
     parents, metadata: more of them than the recipe gives
 
-    A merge that was killed goes on, too. Raises what `plan`, `write_folder` and `import_staged` raise; the registry is
+    A merge that was killed goes on, too. Raises what `plan`, `write_folder` and `import_source` raise; the registry is
     then as it was.
     """
     target = target_of(recipe, name)
@@ -61,7 +61,7 @@ def publish(
                 out = folder / "merged"
                 check_room(out, planned.output_bytes + SMALL_FILES)
                 report = write_folder(planned, out, progress, keep)
-                return import_staged(
+                return import_source(
                     registry,
                     out,
                     target,
@@ -73,6 +73,7 @@ def publish(
                     actor=doer("merge"),
                     also=also,
                     progress=progress,
+                    move=True,
                 )
 
 

@@ -25,7 +25,7 @@ from graftwork.registry.formats.safetensors import read_header
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.registry.storage.blobs import StagedBlob
-from graftwork.registry.transfer.importer import import_staged
+from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.transfer.wholeness import Origin, missing_from, origin_of
 from graftwork.registry.versions.version import FileEntry, Version
 
@@ -185,7 +185,7 @@ def _publish(registry: Registry, proposal: Proposal, attempt: _Attempt, origin: 
         registered = replace(proposal, files=version.files)
         views.append(registry.repositories.propose(session, registered, version))
 
-    import_staged(
+    import_source(
         registry,
         attempt.folder,
         proposal.name,
@@ -194,6 +194,7 @@ def _publish(registry: Registry, proposal: Proposal, attempt: _Attempt, origin: 
         metadata={"message": proposal.message} if proposal.message else {},
         actor=proposal.actor,
         also=also,
+        move=True,
     )
     return views[-1]
 

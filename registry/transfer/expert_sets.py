@@ -13,7 +13,7 @@ from graftwork.errors import GraftworkError, InvalidExpertSet, SourceNotFound
 from graftwork.registry.formats.experts import CONFIG_FILE, FORMAT, WEIGHTS_FILE, parse_document
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.transfer.importer import import_staged
+from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.versions.version import Kind, Version
 
 
@@ -45,7 +45,7 @@ def create_expert_set(
     weights: a safetensors file of router weights, task tables, output scaling or experts' factors
     base:    needed when no member is an adapter of the registry
 
-    Raises InvalidExpertSet, what resolving a member raises, and what `import_staged` raises.
+    Raises InvalidExpertSet, what resolving a member raises, and what `import_source` raises.
     """
     if weights is not None and not weights.is_file():
         raise SourceNotFound(source=str(weights), expected="a .safetensors file")
@@ -65,7 +65,9 @@ def create_expert_set(
         if weights is not None:
             shutil.copyfile(weights, folder / WEIGHTS_FILE)
         try:
-            return import_staged(registry, folder, name, kind=Kind.EXPERT_SET, base=base, aliases=aliases, actor=actor)
+            return import_source(
+                registry, folder, name, kind=Kind.EXPERT_SET, base=base, aliases=aliases, actor=actor, move=True
+            )
         except GraftworkError as error:
             raise error.naming(folder, str(name)) from None
 

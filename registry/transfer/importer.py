@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -73,7 +73,7 @@ class Candidate:
 
 def import_source(
     registry: Registry,
-    source: str,
+    source: str | Path,
     name: Name,
     *,
     kind: Kind | None = None,
@@ -84,48 +84,29 @@ def import_source(
     actor: str = "",
     also: Also | None = None,
     progress: Progress = silent,
+    move: bool = False,
 ) -> Version:
-    """Register a copy of what is at `source`: a folder, a safetensors file, or `hf:org/name[@rev]`.
+    """Register a copy of what is at `source`: a folder, a safetensors file, or (a text) `hf:org/name[@rev]`.
 
     An adapter's base is `base`, or the registry's artifact that its configuration names. Without `kind`, a folder
     with an `adapter_config.json` is an adapter, one with a `config.json` a base, or a checkpoint when `base` is given;
     tensors with neither come with their kind.
-    `also`: see `import_staged`. Raises InvalidContent of every sort, SourceNotFound, HubUnavailable, KindConflict,
-    StorageFull and what finding the base raises; then nothing of it is left in the registry.
+    `also(session, version)` runs in the transaction that registers the version; when it raises, nothing is registered.
+    `move`: the caller made the files, gives them up now and deletes them afterwards, so they are linked, not copied.
+
+    Raises InvalidContent of every sort, SourceNotFound, HubUnavailable, KindConflict, StorageFull and what finding the
+    base raises; then nothing of it is left in the registry.
     """
     order = Order(name, kind, base, aliases, metadata or {}, parents, actor, also)
-    if not source.startswith(PREFIX):
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise SourceNotFound(source=source, expected=EXPECTED)
-        return _import(registry, path, order, move=False, links_to=None, progress=progress)
-    with downloaded(source, registry.home / "hub") as fetched:
-        pinned = {"source": PREFIX + fetched.repository, "commit": fetched.commit}
-        order = Order(name, kind, base, aliases, pinned | dict(order.metadata), parents, actor, also)
-        return _import(registry, fetched.folder, order, move=True, links_to=fetched.cache, progress=progress)
-
-
-def import_staged(
-    registry: Registry,
-    folder: Path,
-    name: Name,
-    *,
-    kind: Kind | None = None,
-    base: Ref | None = None,
-    aliases: Sequence[str] = (),
-    metadata: Mapping[str, object] | None = None,
-    parents: Sequence[Parent] = (),
-    actor: str = "",
-    also: Also | None = None,
-    progress: Progress = silent,
-) -> Version:
-    """Register a folder that its caller made, gives up now, and deletes afterwards: its files are linked, not copied.
-
-    `also(session, version)` runs in the transaction that registers the version; when it raises, nothing is
-    registered. Raises what `import_source` does.
-    """
-    order = Order(name, kind, base, aliases, metadata or {}, parents, actor, also)
-    return _import(registry, folder, order, move=True, links_to=None, progress=progress)
+    if isinstance(source, str) and source.startswith(PREFIX):
+        with downloaded(source, registry.home / "hub") as fetched:
+            pinned = {"source": PREFIX + fetched.repository, "commit": fetched.commit}
+            order = replace(order, metadata=pinned | dict(order.metadata))
+            return _import(registry, fetched.folder, order, move=True, links_to=fetched.cache, progress=progress)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise SourceNotFound(source=source, expected=EXPECTED)
+    return _import(registry, path, order, move=move, links_to=None, progress=progress)
 
 
 def _import(

@@ -218,7 +218,7 @@ def test_a_process_that_dies_between_commit_and_deletion_leaves_an_orphan(
 UPLOAD = """
 import sys, itertools
 from pathlib import Path
-from graftwork.registry.transfer.importer import import_staged
+from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.registry.versions.version import Kind
@@ -233,7 +233,8 @@ with Registry.open(Settings(home=Path(home), database_url=url, storage_url=stora
         with registry.blobs.scratch() as folder:
             save_file({"w": np.full((64, 64), (number + int(seed)) % 3, "f4")}, folder / "model.safetensors")
             (folder / "config.json").write_text("{}")
-            version = import_staged(registry, folder, Name("race", f"m{(number + int(seed)) % 4}"), kind=Kind.BASE)
+            name = Name("race", f"m{(number + int(seed)) % 4}")
+            version = import_source(registry, folder, name, kind=Kind.BASE, move=True)
         print(version.ref, flush=True)
 """
 

@@ -128,7 +128,7 @@ def test_an_import_that_is_killed_shows_nothing_and_can_be_run_again(settings: S
 KILLED_IN_COMMIT = """
 import os, signal, sys
 from pathlib import Path
-from graftwork.registry.transfer.importer import import_staged
+from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
@@ -136,7 +136,7 @@ from graftwork.settings import Settings
 home, url, folder = sys.argv[1:]
 with Registry.open(Settings(home=Path(home), database_url=url)) as registry:
     kill = lambda session, version: os.kill(os.getpid(), signal.SIGKILL)
-    import_staged(registry, Path(folder), Name("acme", "model"), also=kill)
+    import_source(registry, Path(folder), Name("acme", "model"), also=kill, move=True)
 """
 
 

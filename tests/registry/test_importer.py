@@ -24,7 +24,7 @@ from graftwork.errors import (
 from graftwork.registry.catalog.catalog import Kind, Parent, Version
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.transfer.importer import import_source, import_staged
+from graftwork.registry.transfer.importer import import_source
 
 BASE, ADAPTER = Name("acme", "base"), Name("acme", "adapter")
 
@@ -206,7 +206,7 @@ def test_a_staged_folder_is_linked_and_not_copied(
 ) -> None:
     folder = shutil.copytree(family["sharded"], local_registry.home / "output")
     inodes = {path.name: path.stat().st_ino for path in folder.iterdir()}
-    staged = import_staged(local_registry, folder, BASE, kind=Kind.CHECKPOINT)
+    staged = import_source(local_registry, folder, BASE, kind=Kind.CHECKPOINT, move=True)
     for file in staged.files:
         assert local_registry.blobs.path(file.sha256).stat().st_ino == inodes[file.path]
     shutil.rmtree(folder)
@@ -225,12 +225,12 @@ def test_what_must_happen_with_the_registration_can_stop_it(
         raise LeaseLost(id="job")
 
     with pytest.raises(LeaseLost):
-        import_staged(registry, folder, BASE, also=lost)
+        import_source(registry, folder, BASE, also=lost, move=True)
     assert seen == ["acme/base@v1"]
     assert registry.catalog.list() == []
     assert not [path for path in registry.blobs.root.rglob("*") if path.is_file()]
     assert {path.name for path in folder.iterdir()} == {path.name for path in family["base"].iterdir()}
-    assert import_staged(registry, folder, BASE).number == 1
+    assert import_source(registry, folder, BASE, move=True).number == 1
 
 
 def test_blobs_that_another_version_has_survive_a_failed_import(
@@ -242,6 +242,6 @@ def test_blobs_that_another_version_has_survive_a_failed_import(
         raise LeaseLost(id="job")
 
     with pytest.raises(LeaseLost):
-        import_staged(local_registry, family["base"], Name("a", "copy"), also=fail)
+        import_source(local_registry, family["base"], Name("a", "copy"), also=fail, move=True)
     for file in version.files:
         local_registry.blobs.verify(file.sha256)

@@ -19,7 +19,7 @@ from graftwork.registry.formats.experts import Router
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.expert_sets import Member, create_expert_set
-from graftwork.registry.transfer.importer import import_staged
+from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.versions.version import Kind
 from graftwork.settings import load_settings
 
@@ -138,7 +138,7 @@ def import_(source: Path, name: str, base: str, aliases: tuple[str, ...], home: 
         folder = scratch / "expert-set"
         folder.mkdir()
         published.write(folder)
-        version = import_staged(
+        version = import_source(
             registry,
             folder,
             Name.parse(name),
@@ -146,6 +146,7 @@ def import_(source: Path, name: str, base: str, aliases: tuple[str, ...], home: 
             base=Ref.parse(base),
             aliases=aliases,
             metadata={"layout": published.layout},
+            move=True,
         )
     if as_json:
         print_json(VersionOut.of(version))
