@@ -13,7 +13,7 @@ from typing import Any
 from graftwork.api.hub.card import CARD, card
 from graftwork.registry.arrivals.repositories import View
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions.version import FileEntry
+from graftwork.registry.versions.manifest import FileEntry
 
 
 @dataclass(frozen=True, slots=True)

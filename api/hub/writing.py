@@ -22,7 +22,7 @@ from graftwork.registry.arrivals.repositories import SPELLINGS
 from graftwork.registry.formats.folder import is_taken
 from graftwork.registry.storage.blobs import StagedBlob, refuse_full
 from graftwork.registry.transfer.commits import Addition, Change, Deletion, Operation, Outcome, Reuse, commit
-from graftwork.registry.versions.version import FileEntry
+from graftwork.registry.versions.manifest import FileEntry
 
 MAX_FILES = 1000
 MAX_OPERATIONS = 20_000

@@ -23,9 +23,9 @@ from graftwork.registry.formats.config import ADAPTER_CONFIG_FILE
 from graftwork.registry.transfer.hub import PREFIX, download
 
 if TYPE_CHECKING:
-    from graftwork.registry.catalog.catalog import Version
     from graftwork.registry.formats.adapters.layout import AdapterLayout
     from graftwork.registry.registry import Registry
+    from graftwork.registry.versions.version import Version
 
 HUB = PREFIX
 EXPECTED_REMOTE = "a registry reference NAMESPACE/NAME[@REVISION] or hf:ORG/NAME[@REVISION]"

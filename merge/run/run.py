@@ -14,8 +14,8 @@ from graftwork.progress import Progress, silent
 from graftwork.settings import Settings
 
 if TYPE_CHECKING:
-    from graftwork.registry.catalog.catalog import Version
     from graftwork.registry.registry import Registry
+    from graftwork.registry.versions.version import Version
 
 
 @overload

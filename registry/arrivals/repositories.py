@@ -25,9 +25,10 @@ from graftwork.registry.access.grants import Scope
 from graftwork.registry.db import Database, clock, moment
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.tables import ArtifactRow, CommitRow, RepositoryRow, VersionRow
+from graftwork.registry.versions.manifest import FileEntry
 from graftwork.registry.versions.resolution import find_version
 from graftwork.registry.versions.rows import not_withdrawn, versions_of
-from graftwork.registry.versions.version import FileEntry, Version
+from graftwork.registry.versions.version import Version
 
 MAIN = "main"
 SPELLINGS = frozenset({MAIN, f"refs/heads/{MAIN}", "latest"})

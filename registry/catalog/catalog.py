@@ -20,6 +20,7 @@ from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.storage.blobs import BlobStore
 from graftwork.registry.storage.deposits import Deposit, touch
 from graftwork.registry.tables import AliasRow, ArtifactRow, BlobRow, MarkRow, TensorRow, VersionRow
+from graftwork.registry.versions.manifest import FileEntry
 from graftwork.registry.versions.marks import Mark
 from graftwork.registry.versions.resolution import files_of, find_first, find_version
 from graftwork.registry.versions.rows import (
@@ -29,9 +30,7 @@ from graftwork.registry.versions.rows import (
     require_present,
     versions_of,
 )
-from graftwork.registry.versions.version import FileEntry, Kind, Parent, Relation, TensorRecord, Version
-
-__all__ = ["Artifact", "Catalog", "FileEntry", "Kind", "Parent", "Relation", "TensorRecord", "Version"]
+from graftwork.registry.versions.version import Kind, Parent, TensorRecord, Version
 
 
 @dataclass(frozen=True, slots=True)

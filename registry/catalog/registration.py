@@ -22,16 +22,9 @@ from graftwork.registry.formats.folder import check_path
 from graftwork.registry.refs import Name
 from graftwork.registry.storage.deposits import INSERTS, Deposit
 from graftwork.registry.tables import ArtifactRow, EdgeRow, FileRow, TensorRow, VersionRow
+from graftwork.registry.versions.manifest import FileEntry, manifest_digest
 from graftwork.registry.versions.marks import inherit, restore
-from graftwork.registry.versions.version import (
-    FileEntry,
-    Kind,
-    Parent,
-    Relation,
-    TensorRecord,
-    Version,
-    manifest_digest,
-)
+from graftwork.registry.versions.version import Kind, Parent, Relation, TensorRecord, Version
 
 ARTIFACTS, VERSIONS = ArtifactRow.plain(), VersionRow.plain()
 FIND_ARTIFACT = select(ARTIFACTS.c.id, ARTIFACTS.c.namespace, ARTIFACTS.c.name, ARTIFACTS.c.kind).where(

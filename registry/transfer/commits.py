@@ -27,7 +27,8 @@ from graftwork.registry.registry import Registry
 from graftwork.registry.storage.blobs import StagedBlob
 from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.transfer.wholeness import Origin, missing_from, origin_of
-from graftwork.registry.versions.version import FileEntry, Version
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Version
 
 ATTEMPTS = 5
 

@@ -12,7 +12,8 @@ from graftwork.errors import CorruptBlob, OutputExists
 from graftwork.progress import Progress, silent
 from graftwork.registry.registry import Registry
 from graftwork.registry.storage.blobs import check_space, fsync, read_chunks, refuse_full, write_all
-from graftwork.registry.versions.version import FileEntry, Version
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Version
 
 
 def materialise(registry: Registry, version: Version) -> Path:

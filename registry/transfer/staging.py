@@ -12,7 +12,8 @@ from graftwork.errors import InputChanged
 from graftwork.progress import Progress
 from graftwork.registry.formats.safetensors import Header, TensorInfo, read_header
 from graftwork.registry.storage.blobs import BlobStore, StagedBlob, check_space, read_chunks
-from graftwork.registry.versions.version import FileEntry, TensorRecord
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import TensorRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from graftwork.registry.formats.config import read_object
 from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
-from graftwork.registry.versions.version import FileEntry, Kind, Version
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Kind, Version
 
 MODEL_CONFIG = "config.json"
 CARD = "README.md"

@@ -17,8 +17,9 @@ from graftwork.registry.access.access import access, shown
 from graftwork.registry.db import moment
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.tables import AliasRow, ArtifactRow, BlobRow, FileRow, MarkRow, VersionRow
+from graftwork.registry.versions.manifest import FileEntry
 from graftwork.registry.versions.rows import WITHDRAWN, find_artifact, known_revisions, require_seen, unknown
-from graftwork.registry.versions.version import FileEntry, Kind, Version
+from graftwork.registry.versions.version import Kind, Version
 
 ARTIFACTS, VERSIONS, ALIASES, MARKS = (row.plain() for row in (ArtifactRow, VersionRow, AliasRow, MarkRow))
 FILES, BLOBS = FileRow.plain(), BlobRow.plain()

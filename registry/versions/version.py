@@ -10,8 +10,7 @@ from enum import StrEnum
 from graftwork.registry.db import moment
 from graftwork.registry.refs import Name
 from graftwork.registry.tables import VersionRow
-from graftwork.registry.versions.manifest import FileEntry as FileEntry
-from graftwork.registry.versions.manifest import manifest_digest as manifest_digest
+from graftwork.registry.versions.manifest import FileEntry
 
 
 class Kind(StrEnum):

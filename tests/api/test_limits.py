@@ -15,10 +15,11 @@ from graftwork.api.application.server import running
 from graftwork.api.middleware.limits import Rates, token_rates
 from graftwork.errors import QuotaExceeded, RateLimited
 from graftwork.registry.access.grants import Grants
-from graftwork.registry.catalog.catalog import FileEntry, Kind
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Kind
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 

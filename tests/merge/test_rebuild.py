@@ -17,12 +17,11 @@ from graftwork.merge.recipe.recipe import load_recipe
 from graftwork.merge.run.run import merge
 from graftwork.registry.access.access import Access, acting_for
 from graftwork.registry.access.grants import Grants
-from graftwork.registry.catalog.catalog import Version
 from graftwork.registry.jobs.jobs import State
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source
-from graftwork.registry.versions.version import Kind, Relation
+from graftwork.registry.versions.version import Kind, Relation, Version
 from graftwork.settings import Settings
 
 Make = Callable[..., Version]

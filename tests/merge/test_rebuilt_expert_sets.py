@@ -12,12 +12,11 @@ from safetensors.numpy import save_file
 from graftwork.merge.jobs.kinds.rebuild import find_rebuild
 from graftwork.merge.rebuild.carry_out import Outcome, carry_out
 from graftwork.merge.rebuild.expert_sets import document_of
-from graftwork.registry.catalog.catalog import Version
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.expert_sets import Member, create_expert_set
 from graftwork.registry.transfer.importer import import_source
-from graftwork.registry.versions.version import Relation
+from graftwork.registry.versions.version import Relation, Version
 from graftwork.settings import Settings
 from graftwork.testing.tiny import tiny_family
 

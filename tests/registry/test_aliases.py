@@ -6,9 +6,10 @@ import pytest
 
 from graftwork.errors import AliasConflict, AliasNotFound, ArtifactNotFound, InvalidName, RevisionNotFound
 from graftwork.registry.catalog.aliases import AliasEntry
-from graftwork.registry.catalog.catalog import FileEntry, Kind
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Kind
 
 NAME = Name("acme", "adapter")
 

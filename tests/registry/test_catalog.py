@@ -17,9 +17,10 @@ from graftwork.errors import (
 )
 from graftwork.registry.access.access import Access, acting_for
 from graftwork.registry.access.grants import Grants
-from graftwork.registry.catalog.catalog import FileEntry, Kind, Parent, TensorRecord, Version
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Kind, Parent, TensorRecord, Version
 
 NAME = Name("acme", "Model")
 

@@ -13,13 +13,13 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from graftwork.errors import ArtifactNotFound, VersionWithdrawn
-from graftwork.registry.catalog.catalog import Kind, Version
 from graftwork.registry.gc import Report, collect
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.registry.tables import BlobRow, CommitRow, MarkRow, RepositoryRow, UploadPartRow, UploadRow
 from graftwork.registry.transfer.snapshots import materialise, verify
-from graftwork.registry.versions.version import FileEntry
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Kind, Version
 from graftwork.settings import Settings
 
 HOUR = 3600.0

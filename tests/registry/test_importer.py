@@ -21,10 +21,10 @@ from graftwork.errors import (
     LeaseLost,
     SourceNotFound,
 )
-from graftwork.registry.catalog.catalog import Kind, Parent, Version
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source
+from graftwork.registry.versions.version import Kind, Parent, Version
 
 BASE, ADAPTER = Name("acme", "base"), Name("acme", "adapter")
 

@@ -12,10 +12,11 @@ import pytest
 from sqlalchemy import text
 
 from graftwork.errors import JobNotFound, LeaseLost
-from graftwork.registry.catalog.catalog import FileEntry, Kind
 from graftwork.registry.jobs.jobs import Claim, Jobs, State
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Kind
 from graftwork.settings import Settings
 
 LONG = 600.0

@@ -6,11 +6,12 @@ from sqlalchemy import insert, select
 from graftwork.errors import RevisionNotFound, VersionInUse, VersionQuarantined
 from graftwork.registry.access.access import Access, acting_for
 from graftwork.registry.access.grants import Grants
-from graftwork.registry.catalog.catalog import FileEntry, Kind, Parent, Version
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.tables import EdgeRow, VersionRow
 from graftwork.registry.versions.lineage import Direction, Graph
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Kind, Parent, Version
 
 
 def add(registry: Registry, name: str, *parents: Version | str, base: Version | None = None) -> Version:

@@ -17,10 +17,11 @@ from graftwork.errors import (
 )
 from graftwork.registry.access.access import Access, acting_for
 from graftwork.registry.access.grants import Grants
-from graftwork.registry.catalog.catalog import FileEntry, Kind, Parent, Relation, Version
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.registry.versions.manifest import FileEntry
 from graftwork.registry.versions.marks import Mark
+from graftwork.registry.versions.version import Kind, Parent, Relation, Version
 
 Make = Callable[..., Version]
 

@@ -14,11 +14,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event, inspect, select, text
 
 from graftwork.errors import InvalidSetting, OperationFailed, StorageFull
-from graftwork.registry.catalog.catalog import FileEntry, Kind, TensorRecord
 from graftwork.registry.db import Database, clock
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.registry.tables import SCHEMA_REVISION, Table
+from graftwork.registry.versions.manifest import FileEntry
+from graftwork.registry.versions.version import Kind, TensorRecord
 from graftwork.settings import Settings
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from graftwork.errors import CorruptBlob, OutputExists, StorageFull
-from graftwork.registry.catalog.catalog import Version
 from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.transfer.snapshots import export, materialise, verify
+from graftwork.registry.versions.version import Version
 
 
 @pytest.fixture
