@@ -325,7 +325,10 @@ def test_a_killed_merge_shows_no_folder_and_can_be_run_again(bench: Any, sent: s
     assert not (bench.root / "merged.partial").exists()
 
 
-def test_a_merge_on_the_cpu_imports_neither_torch_nor_a_database_nor_rooms_it_does_not_enter(bench: Any) -> None:
+@pytest.mark.parametrize("options", [[], ["--plan", "--json"]])
+def test_a_merge_on_the_cpu_imports_neither_torch_nor_a_database_nor_rooms_it_does_not_enter(
+    bench: Any, options: list[str]
+) -> None:
     native = pytest.importorskip("graftwork.kernels._native")
     assert native
     paths, _ = bench.family(2, "BF16")
@@ -334,10 +337,10 @@ def test_a_merge_on_the_cpu_imports_neither_torch_nor_a_database_nor_rooms_it_do
         "import sys\nfrom graftwork.cli.main import main\n"
         "try:\n    main(['merge', *sys.argv[1:]])\nfinally:\n    print(*sys.modules)"
     )
-    arguments = [sys.executable, "-c", script, str(bench.root / "recipe.yaml"), str(bench.root / "merged")]
+    arguments = [sys.executable, "-c", script, str(bench.root / "recipe.yaml"), str(bench.root / "merged"), *options]
     finished = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert finished.returncode == 0, finished.stderr
-    loaded = set(finished.stdout.split())
+    loaded = set(finished.stdout.splitlines()[-1].split())
     assert not {"torch", "transformers", "peft", "huggingface_hub", "sqlalchemy", "rich"} & loaded
     rooms = ("adapters", "client", "merge.lora", "merge.extract", "merge.permute", "registry.formats.adapters")
     assert not {f"graftwork.{room}" for room in rooms} & loaded

@@ -89,13 +89,16 @@ def _with_aliases(recipe: Recipe, aliases: tuple[str, ...]) -> Recipe:
 
 
 def _print_plan(recipe: Recipe, out: Path | None, name: str | None, settings: Settings, as_json: bool) -> None:
-    from graftwork.merge.run.publish import made_before, target_of
+    target = same = None
+    if out is None:
+        from graftwork.merge.run.publish import made_before, target_of
 
-    target = None if out is not None else target_of(recipe, name)
+        target = target_of(recipe, name)
     with _registry_for(recipe, settings) as registry:
         planned = plan_merge(recipe, settings=settings, registry=registry, out=out)
         planned.close()
-        same = made_before(planned, registry, target) if target is not None and registry is not None else None
+        if target is not None and registry is not None:
+            same = made_before(planned, registry, target)
     goes_to, made = str(target or out), None if same is None else same.ref
     if as_json:
         names = [origin.public_name for origin in planned.models]
