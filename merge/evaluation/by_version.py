@@ -50,8 +50,8 @@ def evaluate(
     """
     if yardstick.dataset is not None:
         dataset = find_dataset(registry, yardstick.dataset)
-        return _by_dataset(registry, settings, version, dataset, yardstick.limit, metrics, job, progress)
-    return _by_command(registry, settings, version, str(yardstick.evaluator), metrics, job, stopped)
+        return _by_dataset(registry, settings, version, dataset, yardstick, metrics, job, progress)
+    return _by_command(registry, settings, version, yardstick, metrics, job, stopped)
 
 
 def _by_dataset(
@@ -59,13 +59,13 @@ def _by_dataset(
     settings: Settings,
     version: Version,
     dataset: Version,
-    limit: int | None,
+    yardstick: Yardstick,
     metrics: Sequence[str],
     job: str | None,
     progress: Progress,
 ) -> Found:
-    layout = layout_of(registry, dataset)
-    wanted = check_metrics(layout.config.task, metrics)
+    layout, limit = layout_of(registry, dataset), yardstick.limit
+    wanted = check_metrics(layout.config.task, metrics, field=yardstick.field)
     used = None if limit is None or limit >= layout.examples else limit
     parameters = {"scheme": SCHEME, "limit": used}
     known = registry.evaluations.find(version.digest, dataset.digest, wanted, parameters)
@@ -91,12 +91,12 @@ def _by_command(
     registry: Registry,
     settings: Settings,
     version: Version,
-    name: str,
+    yardstick: Yardstick,
     metrics: Sequence[str],
     job: str | None,
     stopped: Callable[[], bool],
 ) -> Found:
-    base = None
+    name, base = str(yardstick.evaluator), None
     if version.kind is Kind.ADAPTER and version.base is not None:
         base = materialise(registry, registry.catalog.by_digest(version.base))
     configured = evaluator_named(name, settings)
@@ -115,7 +115,7 @@ def _by_command(
         found = command.measure(materialise(registry, version), Path(folder) / "log.txt")
     if missing := [metric for metric in metrics if metric not in found]:
         reason = f"the evaluator {name} gave no {missing[0]!r}; it gave {', '.join(found) or 'no numbers'}"
-        raise InvalidRequest(field="metrics", reason=reason)
+        raise InvalidRequest(field=yardstick.field, reason=reason)
     details = {"parameters": parameters}
     registry.evaluations.record(version, found, dataset=name, parameters=parameters, details=details, job=job)
     return Found({metric: found[metric] for metric in metrics or found}, details, known=False)

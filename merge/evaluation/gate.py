@@ -17,6 +17,7 @@ from graftwork.registry.versions.version import Version
 class Gate(Yardstick):
     """A metric, and how good it must be: a threshold, a comparison with what the alias serves now, or both."""
 
+    field = "gate.metric"
     metric: str = Field(description="the metric that decides", examples=["exact_match"])
     threshold: FiniteFloat | None = Field(default=None, description="the worst value that passes")
     margin: Annotated[FiniteFloat, Field(ge=0)] | None = Field(

@@ -35,12 +35,12 @@ def goal_of(metric: str) -> Goal:
     return "minimise" if metric in MINIMISED else "maximise"
 
 
-def check_metrics(task: str, wanted: Sequence[str]) -> Sequence[str]:
-    """The metrics that are wanted of a dataset, all of its task by default. Raises InvalidRequest."""
+def check_metrics(task: str, wanted: Sequence[str], *, field: str = "metrics") -> Sequence[str]:
+    """The metrics that are wanted of a dataset, all of its task by default. Raises InvalidRequest about `field`."""
     for metric in wanted:
         if metric not in METRICS[task]:
             reason = f"a dataset of the task {task} has no {metric!r}; it has {', '.join(METRICS[task])}"
-            raise InvalidRequest(field="metrics", reason=reason)
+            raise InvalidRequest(field=field, reason=reason)
     return wanted or METRICS[task]
 
 

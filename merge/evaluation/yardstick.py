@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,6 +21,8 @@ class Yardstick(BaseModel):
     """What a model is judged by: a dataset of the registry, or an evaluator of the operator's."""
 
     model_config = ConfigDict(extra="forbid")
+    field: ClassVar[str] = "metrics"
+    """What a request calls the metrics that are wanted."""
 
     dataset: str | None = Field(default=None, description="a reference to a dataset", examples=["acme/questions@v2"])
     evaluator: str | None = Field(default=None, description="the name of a command that the operator has configured")
@@ -63,4 +65,5 @@ def check_measured(registry: Registry, settings: Settings, yardstick: Yardstick,
     if yardstick.evaluator is not None:
         evaluator_named(yardstick.evaluator, settings).command()
     if yardstick.dataset is not None:
-        check_metrics(layout_of(registry, find_dataset(registry, yardstick.dataset)).config.task, metrics)
+        layout = layout_of(registry, find_dataset(registry, yardstick.dataset))
+        check_metrics(layout.config.task, metrics, field=yardstick.field)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from graftwork.errors import (
     ArtifactNotFound,
+    GraftworkError,
     IncompatibleAdapter,
     InvalidAdapter,
     InvalidCheckpoint,
@@ -102,7 +103,10 @@ def import_source(
         with downloaded(source, registry.home / "hub") as fetched:
             pinned = {"source": PREFIX + fetched.repository, "commit": fetched.commit}
             order = replace(order, metadata=pinned | dict(order.metadata))
-            return _import(registry, fetched.folder, order, move=True, links_to=fetched.cache, progress=progress)
+            try:
+                return _import(registry, fetched.folder, order, move=True, links_to=fetched.cache, progress=progress)
+            except GraftworkError as error:
+                raise error.naming(fetched.folder, source) from None
     path = Path(source).expanduser()
     if not path.exists():
         raise SourceNotFound(source=source, expected=EXPECTED)

@@ -246,7 +246,11 @@ def test_a_sweep_is_waited_for_and_its_best_point_registered(there: Run, here: R
         (judge, (), "give --name"),
         (judge, ("--name", "swept/best", "--out", "x"), "--out does not go through a server"),
         ({"command": ["true", "{model}"], "metric": "x"}, ("--name", "swept/best"), "a server does not run it"),
-        ({**judge, "metric": "x"}, ("--name", "swept/best"), "it has perplexity"),
+        (
+            {**judge, "metric": "x"},
+            ("--name", "swept/best"),
+            "error: evaluate.metric: a dataset of the task text has no",
+        ),
         ({"evaluator": "x", "metric": "x"}, ("--name", "swept/best"), "configured no 'x'"),
     ):
         code, out, err = ask(evaluate, *more)
@@ -376,11 +380,15 @@ def test_what_is_wrong_is_told_of_the_option_that_said_it(
         (("private", "noslash"), "'noslash' is not a valid name: NAMESPACE/NAME"),
         (("schedules", "show", "noslash"), "'noslash' is not a valid name: NAMESPACE/NAME"),
         (("extract", "tiny/ft0", "--base", "tiny/base", "--name", "wrong/e", "--alias", "v3"), "'v3' is not a valid"),
+        (("extract", "tiny/ft0", "--base", "tiny/base", "--name", "wrong/e", "--rank", 9999), "--rank: it is 9999, "),
     ):
         for place in (here, there):
             code, out, err = place(*arguments)
-            assert (code, out, err.startswith(f"error: {told}")) == (2, "", True), err
+            wrong = err.splitlines()[-1]  # a job tells first that the server does it
+            assert (code, out, wrong.startswith(f"error: {told}")) == (2, "", True), err
     assert there("alias", "rm", "tiny/a", "prod", "--reason", reason)[2].startswith("error: --reason: expected at most")
+    beyond = here("extract", "tiny/ft0", tmp_path / "out", "--base", "tiny/base", "--rank", 9999)[2]
+    assert beyond.startswith("error: --rank: it is 9999, ")
     assert there("jobs", "ls", "--limit", 100_000)[2].startswith("error: --limit: expected less than")
     assert there("import", "hf:x", "--name", "wrong/a")[2] == (
         "error: SOURCE: 'hf:x' is not hf:ORG/NAME or hf:ORG/NAME@REVISION.\n"

@@ -165,6 +165,15 @@ def test_a_repository_with_code_in_its_configuration_leaves_no_trace(hub: type[H
     assert [path.suffix for path in left] == [".lock"]
 
 
+def test_what_is_wrong_is_told_of_the_repository_and_not_of_the_folder_that_it_was_fetched_to(
+    hub: type[HubHandler], tmp_path: Path
+) -> None:
+    hub.files = {"config.json": b"{}"}
+    (line,) = run_import(hub.endpoint, tmp_path / "home", "hf:org/tiny")
+    assert line.startswith("invalid_checkpoint hf:org/tiny ")
+    assert str(tmp_path) not in line
+
+
 def test_a_hub_that_cannot_be_reached_is_said_so(tmp_path: Path) -> None:
     (line,) = run_import("http://127.0.0.1:1", tmp_path / "home", "hf:org/tiny")
     assert line.startswith("hub_unavailable hf:org/tiny could not be fetched from the Hub: ")

@@ -36,6 +36,7 @@ from graftwork.settings import Settings
 class SweepJudge(Yardstick):
     """What decides between the points."""
 
+    field = "evaluate.metric"
     metric: str = Field(description="the metric that decides")
     goal: Goal | None = Field(default=None, description="which way is better; told by the metric where that is known")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import getpass
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -35,7 +35,7 @@ class Place:
 
     def __call__(self, local: Callable[[Registry], T], remote: Callable[[Client], T]) -> T:
         """Do the one or the other of two ways to the same answer; what is wrong is told of the option that said it."""
-        try:
+        with told_of_options():
             if self.remote:
                 from graftwork.client import Client
 
@@ -45,8 +45,6 @@ class Place:
 
             with local_user(), Registry.open(self.settings) as registry:
                 return local(registry)
-        except InvalidRequest as error:
-            raise _as_typed(error) from None
 
     def refuse(self, what: str) -> None:
         """Raise UsageError for what does not go through a server, if a server is meant."""
@@ -55,14 +53,24 @@ class Place:
             raise click.UsageError(reason, click.get_current_context())
 
 
+@contextmanager
+def told_of_options() -> Iterator[None]:
+    """Raise the InvalidRequest of the block about the command's options, where they were made its fields."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise _as_typed(error) from None
+
+
 def _as_typed(error: InvalidRequest) -> InvalidRequest:
     """The same of the option or the argument that the API's field was made of, if one was."""
-    found = FIELD.fullmatch(str(error.fields.get("field")))
+    field, _, reason = str(error).removesuffix(".").partition(": ")  # what a job failed with is a sentence alone
+    found = FIELD.fullmatch(field)
     for typed in click.get_current_context().command.params if found is not None else ():
         names = {typed.name, *(name.strip("-").replace("-", "_") for name in typed.opts)}
         if found is not None and found["name"] in names:
             label = typed.opts[0] if isinstance(typed, click.Option) else typed.human_readable_name
-            return InvalidRequest(field=f"{label} {found['rest']}".strip(), reason=error.fields["reason"])
+            return InvalidRequest(field=f"{label} {found['rest']}".strip(), reason=reason)
     return error
 
 
