@@ -13,6 +13,8 @@ from graftwork.api.schemas.logprobs import MAX_TOP_LOGPROBS, ChatLogprobs
 
 TEXTS = ("text", "input_text", "output_text")
 """The types of parts that are text, in the chat API's words and in those of OpenAI's later one."""
+PART = ("type", "text", "annotations", "logprobs", "prompt_cache_breakpoint")
+"""What such parts may say; the last three are taken, and without effect."""
 
 
 class Message(MessageDialect):
@@ -32,6 +34,9 @@ class Message(MessageDialect):
             if kind not in TEXTS or not isinstance(part.get("text"), str):
                 other = f", no {kind[:40]}" if isinstance(kind, str) and kind not in TEXTS else ""
                 raise ValueError(f"this server takes a text or a list of text parts{other}")
+            for key, said in part.items():
+                if said is not None and key not in PART:
+                    raise ValueError(f"a text part has a type and a text, and there is no such key as {key[:40]}")
         return "".join(part["text"] for part in value)
 
 

@@ -51,7 +51,8 @@ def test_a_stream_gives_the_role_the_text_the_reason_and_the_usage(openai_client
 
 
 def test_parts_of_text_are_one_text(client: httpx.Client) -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "bc"}]
+    said: dict[str, Any] = {"annotations": [], "logprobs": [], "prompt_cache_breakpoint": {"mode": "explicit"}}
+    parts = [{"type": "text", "text": "a", "cache_control": None}, {"type": "output_text", "text": "bc", **said}]
     body = {"model": "tiny/base", **CHAT, "messages": [{"role": "user", "content": parts}]}
     answer = client.post("/v1/chat/completions", json=body).json()
     whole = client.post("/v1/chat/completions", json={"model": "tiny/base", **CHAT}).json()
@@ -115,6 +116,14 @@ def test_what_is_not_supported_is_refused_by_name(
     with pytest.raises(openai.BadRequestError) as caught:
         openai_client.post("/chat/completions", body={"model": "tiny/base", **CHAT, **change}, cast_to=object)
     assert caught.value.param == param
+
+
+def test_a_key_that_text_parts_do_not_have_is_refused_by_name(client: httpx.Client) -> None:
+    part = {"type": "text", "text": "abc", "cache_control": {"type": "ephemeral"}}
+    body = {"model": "tiny/base", "messages": [{"role": "user", "content": [part]}]}
+    answer = client.post("/v1/chat/completions", json=body)
+    told = "messages[0].content: a text part has a type and a text, and there is no such key as cache_control."
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, told)
 
 
 def test_a_model_without_a_chat_template_says_so(server: Server, openai_client: openai.OpenAI, tmp_path: Path) -> None:
