@@ -9,7 +9,7 @@ from starlette.requests import Request
 from graftwork import tracing
 from graftwork.adapters.hosting.admission import Admission, give_back
 from graftwork.api.dependencies.services import Services, embedded
-from graftwork.api.streams.disconnect import call_on_disconnect
+from graftwork.api.streams.disconnect import unless_gone
 from graftwork.errors import (
     ArtifactNotFound,
     Cancelled,
@@ -31,20 +31,14 @@ async def admit(services: Services, request: Request, model: str) -> Admission:
     """
     pending = embedded(services).request(model)
     admitting = asyncio.wrap_future(pending)
-    watch = asyncio.create_task(call_on_disconnect(request.receive, admitting.cancel))
     try:
         with tracing.span(tracing.ADMISSION, {tracing.REQUEST_MODEL: model}):
-            return await admitting
+            return await unless_gone(request.receive, admitting, admitting.cancel)
     except (ArtifactNotFound, RevisionNotFound, InvalidReference) as error:
         raise ModelNotFound(model=model, reason=_clause(error)) from None
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Cancelled):
         pending.add_done_callback(give_back)
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise Cancelled(what="The request") from None
-    finally:
-        watch.cancel()
+        raise
 
 
 def tenant_of(services: Services, request: Request, otherwise: str) -> str:

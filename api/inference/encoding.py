@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,11 @@ from graftwork.adapters.encoder.labels import Labels
 from graftwork.adapters.encoder.reading import Text
 from graftwork.adapters.encoder.requests import Encoding, Purpose
 from graftwork.adapters.hosting.admission import Admission
-from graftwork.api.dependencies.allowance import Reservation, Reserve, reserving
+from graftwork.api.dependencies.allowance import Reserve, reserving
 from graftwork.api.dependencies.services import Services
 from graftwork.api.inference.admission import VERSION_HEADER, admit, tenant_of
 from graftwork.api.schemas.encoding import EncodingFields
-from graftwork.api.streams.disconnect import call_on_disconnect
-from graftwork.errors import Cancelled
+from graftwork.api.streams.disconnect import unless_gone
 from graftwork.registry.transfer.snapshots import materialise
 
 Check = Callable[[EncoderEngine], None]
@@ -90,22 +90,16 @@ async def encode(
     admission = await admit(services, request, fields.model)
     reserve = reserving(services.token_rates, request)
     submitted = await to_thread.run_sync(_submit, services, admission, job, reserve, limiter=services.admission)
-    watch = asyncio.create_task(call_on_disconnect(request.receive, submitted.encoding.abort))
+    encoding = submitted.encoding
     try:
-        return Encoded(await asyncio.wrap_future(submitted.encoding), submitted)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise Cancelled(what="The request") from None
+        return Encoded(await unless_gone(request.receive, asyncio.wrap_future(encoding), encoding.abort), submitted)
     finally:
-        watch.cancel()
-        submitted.encoding.abort()
+        encoding.abort()
 
 
 def _submit(services: Services, admission: Admission, job: Job, reserve: Reserve) -> Submitted:
-    reserved: Reservation | None = None
-    try:
+    with ExitStack() as undo:
+        undo.callback(admission.release)
         engine = admission.encoder
         if job.check is not None:
             job.check(engine)
@@ -114,15 +108,11 @@ def _submit(services: Services, admission: Admission, job: Job, reserve: Reserve
             resident = admission.lease.resident if admission.lease is not None else None
             labels = engine.labels(resident, _folder(services, admission))
         read = engine.reader.read(job.texts, truncate=job.fields.cut)
-        reserved = reserve(sum(map(len, read)))
+        undo.callback(reserve(sum(map(len, read))).settle, 0)
         allowed = min(job.fields.timeout or services.settings.request_timeout, services.settings.request_timeout)
         deadline = time.monotonic() + allowed
         encoding = engine.submit(requests.Request(read, job.purpose, admission.lease, job.tenant, deadline))
-    except BaseException:
-        if reserved is not None:
-            reserved.settle(0)
-        admission.release()
-        raise
+        undo.pop_all()
     return Submitted(encoding, admission.digest, engine, labels)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,13 @@ from graftwork.adapters.engine import sequence
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Generation, Sampling
 from graftwork.adapters.hosting.admission import Admission
-from graftwork.api.dependencies.allowance import Reservation, Reserve, reserving
+from graftwork.api.dependencies.allowance import Reserve, reserving
 from graftwork.api.dependencies.services import Services
 from graftwork.api.inference.admission import VERSION_HEADER, admit, tenant_of
 from graftwork.api.inference.endings import when_done
 from graftwork.api.inference.telemetry import trace_generation
 from graftwork.api.schemas.completions import SamplingFields, Usage
-from graftwork.api.streams.disconnect import call_on_disconnect
+from graftwork.api.streams.disconnect import on_disconnect
 from graftwork.errors import GraftworkError
 
 Prepare = Callable[[Engine], tuple[list[int], Sampling]]
@@ -119,30 +120,26 @@ async def completions(request: Request, generation: Generation) -> list[Completi
     """
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     when_done(generation, lambda _: loop.call_soon_threadsafe(ended.set))
-    watch = asyncio.create_task(call_on_disconnect(request.receive, generation.abort))
     try:
-        await ended.wait()
+        with on_disconnect(request.receive, generation.abort):
+            await ended.wait()
         return generation.results()
     finally:
-        watch.cancel()
         generation.abort()
 
 
 def _submit(admission: Admission, fields: SamplingFields, tenant: str, prepare: Prepare, reserve: Reserve) -> Running:
-    reserved: Reservation | None = None
-    try:
+    with ExitStack() as undo:
+        undo.callback(admission.release)
         engine = admission.engine
         prompt, sampling = prepare(engine)
         choices = fields.n or 1
         reserved = reserve(len(prompt) + choices * sampling.max_tokens)
+        undo.callback(reserved.settle, 0)
         lease = admission.lease_for(prompt)
         asked = sequence.Request(prompt, sampling, lease, n=choices, tenant=tenant, timeout=fields.timeout)
         generation = engine.submit(asked)
-    except BaseException:
-        if reserved is not None:
-            reserved.settle(0)
-        admission.release()
-        raise
+        undo.pop_all()
     if reserved.taken:  # nothing hears every token for a rate that is not limited
         settle = reserved.settle
         when_done(generation, lambda ending: settle(generation.prompt_tokens + ending.tokens))

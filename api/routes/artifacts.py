@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 
 from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.pages import PagesDep
 from graftwork.api.dependencies.services import NameDep, RegistryDep
 from graftwork.api.schemas.artifacts import ArtifactChange, ArtifactOut
 from graftwork.api.schemas.versions import VersionDetail, VersionOut
@@ -19,8 +19,7 @@ router = APIRouter(prefix="/artifacts", tags=["artifacts"])
 
 @router.get("")
 def list_artifacts(
-    request: Request,
-    response: Response,
+    pages: PagesDep,
     registry: RegistryDep,
     principal: PrincipalDep,
     kind: Kind | None = None,
@@ -31,11 +30,7 @@ def list_artifacts(
 ) -> list[ArtifactOut]:
     """Artifacts in the order of their names; `Link: rel="next"` leads to the rest."""
     found = registry.catalog.list(kind=kind, namespace=namespace, search=search, limit=limit + 1, after=after)
-    page = [ArtifactOut.of(artifact) for artifact in found[:limit]]
-    if len(found) > limit:
-        query = urlencode({**request.query_params, "after": page[-1].name})
-        response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
-    return page
+    return [ArtifactOut.of(artifact) for artifact in pages.page(found, limit, lambda artifact: artifact.name)]
 
 
 @router.get("/{namespace}/{name}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query
 
+from graftwork.api.dependencies.pages import PagesDep
 from graftwork.api.dependencies.services import RegistryDep
 from graftwork.api.schemas.audit import AuditOut
 
@@ -15,8 +15,7 @@ router = APIRouter(prefix="/audit", tags=["audit"])
 
 @router.get("")
 def list_changes(
-    request: Request,
-    response: Response,
+    pages: PagesDep,
     registry: RegistryDep,
     target: Annotated[
         str | None, Query(max_length=512, description="a reference, or the beginning of one up to a `/` or an `@`")
@@ -30,7 +29,5 @@ def list_changes(
 ) -> list[AuditOut]:
     """What was changed, newest first; `Link: rel="next"` leads to what happened before."""
     found = registry.audit.entries(target=target, actor=actor, action=action, limit=limit + 1, before=before)
-    if len(found) > limit:
-        query = urlencode({**request.query_params, "before": found[limit - 1].id})
-        response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
-    return [AuditOut.of(entry) for entry in found[:limit]]
+    page = pages.page(found, limit, lambda entry: entry.id, parameter="before")
+    return [AuditOut.of(entry) for entry in page]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.pages import PagesDep
 from graftwork.api.dependencies.services import RegistryDep
 from graftwork.api.schemas.jobs import JobDetail, JobOut, JobRequest
 from graftwork.api.streams.jobs import job_stream
@@ -21,8 +21,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 @router.get("")
 def list_jobs(
-    request: Request,
-    response: Response,
+    pages: PagesDep,
     registry: RegistryDep,
     state: State | None = None,
     kind: Annotated[str | None, Query(max_length=32)] = None,
@@ -31,11 +30,7 @@ def list_jobs(
 ) -> list[JobOut]:
     """Jobs, newest first; `Link: rel="next"` leads to the next page."""
     found = registry.jobs.list(state=state, limit=limit + 1, kind=kind, after=after)
-    page = [JobOut.of(job) for job in found[:limit]]
-    if len(found) > limit:
-        query = urlencode({**request.query_params, "after": page[-1].id})
-        response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
-    return page
+    return [JobOut.of(job) for job in pages.page(found, limit, lambda job: job.id)]
 
 
 @router.post("", status_code=202)

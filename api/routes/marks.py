@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query
 
 from graftwork.api.dependencies.auth import PrincipalDep
+from graftwork.api.dependencies.pages import PagesDep
 from graftwork.api.dependencies.services import NameDep, RegistryDep
 from graftwork.api.schemas.marks import MarkOut, QuarantineOut, QuarantineRequest
 from graftwork.errors import InvalidRequest
@@ -23,8 +23,7 @@ Reason = Annotated[str, Query(max_length=2000, description="kept in the audit lo
 
 @router.get("/marks")
 def list_marks(
-    request: Request,
-    response: Response,
+    pages: PagesDep,
     registry: RegistryDep,
     mark: Mark | None = None,
     by_hand: Annotated[bool, Query(description="without what a quarantine spread to")] = False,
@@ -33,11 +32,8 @@ def list_marks(
 ) -> list[MarkOut]:
     """What is quarantined and what was withdrawn, the newest versions first; `Link: rel="next"` leads to the rest."""
     found = registry.marks.entries(mark, limit + 1, after=_position(after), by_hand=by_hand)
-    if len(found) > limit:
-        last = found[limit - 1]
-        query = urlencode({**request.query_params, "after": f"{last.version_id}.{last.mark}"})
-        response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
-    return [MarkOut.of(entry) for entry in found[:limit]]
+    page = pages.page(found, limit, lambda last: f"{last.version_id}.{last.mark}")
+    return [MarkOut.of(entry) for entry in page]
 
 
 @router.put(f"{VERSION}/quarantine")

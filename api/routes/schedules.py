@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 
+from graftwork.api.dependencies.pages import PagesDep
 from graftwork.api.dependencies.services import NameDep, RegistryDep, SettingsDep
 from graftwork.api.routes.jobs import accepted
 from graftwork.api.schemas.jobs import JobOut
@@ -33,19 +33,14 @@ def create_schedule(
 
 @router.get("")
 def list_schedules(
-    request: Request,
-    response: Response,
+    pages: PagesDep,
     registry: RegistryDep,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(max_length=193, description="the name after which to go on")] = None,
 ) -> list[ScheduleOut]:
     """Schedules in the order of their names; `Link: rel="next"` leads to the rest."""
     found = registry.schedules.list(limit + 1, after)
-    page = [ScheduleOut.of(schedule) for schedule in found[:limit]]
-    if len(found) > limit:
-        query = urlencode({**request.query_params, "after": page[-1].name})
-        response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
-    return page
+    return [ScheduleOut.of(schedule) for schedule in pages.page(found, limit, lambda schedule: schedule.name)]
 
 
 @router.get("/{namespace}/{name}")

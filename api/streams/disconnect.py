@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from starlette.types import Receive
+
+from graftwork.errors import Cancelled
+
+T = TypeVar("T")
 
 
 async def gone(receive: Receive) -> None:
@@ -15,7 +21,31 @@ async def gone(receive: Receive) -> None:
             pass
 
 
-async def call_on_disconnect(receive: Receive, action: Callable[[], object]) -> None:
-    """Wait until the client behind `receive` is gone, then call `action`."""
-    await gone(receive)
-    action()
+@contextmanager
+def on_disconnect(receive: Receive, action: Callable[[], object]) -> Iterator[None]:
+    """Call `action` when the client behind `receive` goes away while the block runs."""
+
+    async def call() -> None:
+        await gone(receive)
+        action()
+
+    watch = asyncio.create_task(call())
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+async def unless_gone(receive: Receive, work: asyncio.Future[T], abort: Callable[[], object]) -> T:
+    """What `work` comes to; `abort`, which ends it, is called when the client behind `receive` goes away.
+
+    Raises Cancelled when it was ended, and CancelledError when the task that waits was.
+    """
+    with on_disconnect(receive, abort):
+        try:
+            return await work
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Cancelled(what="The request") from None

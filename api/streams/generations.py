@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from graftwork.adapters.engine.sequence import Generation
 from graftwork.api.middleware.errors import inference_problem
-from graftwork.api.streams.disconnect import call_on_disconnect
+from graftwork.api.streams.disconnect import on_disconnect
 from graftwork.errors import GraftworkError
 
 DONE = "[DONE]"
@@ -30,17 +30,14 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send each event as it comes; an error after the first one becomes the last event."""
-        watch = asyncio.create_task(call_on_disconnect(receive, self._generation.abort))
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for event in _events(self._pieces):
-                body = f"data: {event}\n\n".encode()
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except OSError:
-            return
+            with on_disconnect(receive, self._generation.abort), suppress(OSError):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                async for event in _events(self._pieces):
+                    body = f"data: {event}\n\n".encode()
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            watch.cancel()
             self._generation.abort()
 
 

@@ -96,15 +96,6 @@ def _is_whole(folder: Path, version: Version) -> bool:
         return False
 
 
-def _use(folder: Path) -> bool:
-    """Note that a folder is used now; False when it is not there."""
-    try:
-        os.utime(folder)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def _link(blob: Path, target: Path) -> None:
     try:
         os.link(blob, target)
