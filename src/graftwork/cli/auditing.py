@@ -10,7 +10,7 @@ from rich.text import Text
 from graftwork.api.schemas.audit import AuditOut
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import age, print_json, say, show_table, table
+from graftwork.cli.render import age, print_list, show_table, table
 from graftwork.client import tenants as calls
 from graftwork.registry.access.audit import ACTIONS
 
@@ -50,12 +50,10 @@ def audit(
         lambda registry: [AuditOut.of(entry) for entry in registry.audit.entries(**wanted)],
         lambda graft: graft(calls.audit(**wanted)),
     )
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        say("Nothing was recorded.")
-        return
+    print_list(found, as_json, _show, "Nothing was recorded.")
+
+
+def _show(found: list[AuditOut]) -> None:
     grid = table("id", "when", "who", "action", "target", "details", right=("id",))
     for entry in found:
         details = ", ".join(f"{key} {_short(value)}" for key, value in entry.details.items() if value not in (None, ""))

@@ -12,7 +12,7 @@ from rich.text import Text
 from graftwork.api.schemas.versions import VersionOut
 from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option, parse_bytes
-from graftwork.cli.place import Place, place_option, told_of_options
+from graftwork.cli.place import Place, place_option, registry_of, told_of_options
 from graftwork.cli.render import count, print_json, say, say_registered, show_table, size, table
 from graftwork.client import jobs
 from graftwork.merge.extract import extract as extraction
@@ -115,22 +115,17 @@ def _to_registry(
 def _to_folder(
     model: str, base: str, out: Path, settings: Settings, rank: int | None, dtype: str, strict: bool
 ) -> extraction.Report:
-    with progress_bars() as progress, told_of_options():
-        if settings.home.exists() and not all(Path(side).expanduser().exists() for side in (model, base)):
-            with Registry.open(settings) as registry:
-                return extraction.extract(
-                    model,
-                    base,
-                    out=out,
-                    settings=settings,
-                    rank=rank,
-                    dtype=dtype,
-                    strict=strict,
-                    registry=registry,
-                    progress=progress,
-                )
+    with progress_bars() as progress, told_of_options(), registry_of((model, base), settings) as registry:
         return extraction.extract(
-            model, base, out=out, settings=settings, rank=rank, dtype=dtype, strict=strict, progress=progress
+            model,
+            base,
+            out=out,
+            settings=settings,
+            rank=rank,
+            dtype=dtype,
+            strict=strict,
+            registry=registry,
+            progress=progress,
         )
 
 

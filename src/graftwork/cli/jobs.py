@@ -16,7 +16,7 @@ from rich.text import Text
 from graftwork.api.schemas.jobs import JobDetail, JobOut
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import age, console, print_json, say, show_table, state, table, tell
+from graftwork.cli.render import age, console, print_json, print_list, say, show_table, state, table, tell
 from graftwork.client import jobs as calls
 from graftwork.client.events import Event
 from graftwork.registry.jobs.events import EventKind
@@ -58,12 +58,7 @@ def ls(limit: int, place: Place, as_json: bool) -> None:
         lambda registry: [JobOut.of(job) for job in registry.jobs.list(limit=limit)],
         lambda graft: graft(calls.listing(limit=limit)),
     )
-    if as_json:
-        print_json(found)
-    elif found:
-        show_jobs(found)
-    else:
-        say("There are no jobs.")
+    print_list(found, as_json, show_jobs, "There are no jobs.")
 
 
 @jobs.command()

@@ -11,7 +11,7 @@ from rich.text import Text
 from graftwork.api.schemas.marks import MarkOut, QuarantineOut
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import age, count, print_json, say, show_table, table
+from graftwork.cli.render import age, count, print_json, print_list, say, show_table, table
 from graftwork.client import artifacts
 from graftwork.client import marks as calls
 from graftwork.registry.access.access import doer
@@ -130,12 +130,7 @@ def marks(mark: str | None, by_hand: bool, limit: int, place: Place, as_json: bo
         return [MarkOut.of(entry) for entry in entries]
 
     found = place(here, lambda graft: graft(calls.listing(mark=mark, by_hand=by_hand, limit=limit)))
-    if as_json:
-        print_json(found)
-    elif found:
-        _show(found)
-    else:
-        say("Nothing is marked.")
+    print_list(found, as_json, _show, "Nothing is marked.")
 
 
 def _show(found: Sequence[MarkOut]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 
 from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option, parse_bytes
-from graftwork.cli.place import Place, place_option
+from graftwork.cli.place import Place, place_option, registry_of
 from graftwork.cli.planning import show_plan
 from graftwork.cli.render import count, print_json, say, say_registered, size
 from graftwork.merge.plan.plan import plan as plan_merge
@@ -140,15 +139,6 @@ def _to_registry(recipe: Recipe, name: str | None, place: Place, as_json: bool) 
         say_registered(version, already_there=already_there)
 
 
-@contextmanager
-def _registry_for(recipe: Recipe, settings: Settings) -> Iterator[Registry | None]:
-    """The registry, if there is one and the recipe names more than paths."""
+def _registry_for(recipe: Recipe, settings: Settings) -> AbstractContextManager[Registry | None]:
     steps = {step.name for step in recipe.steps}
-    named = {name for part in (*recipe.steps, recipe) for name in part.references} - steps
-    if settings.home.exists() and not all(Path(model).expanduser().exists() for model in named):
-        from graftwork.registry.registry import Registry
-
-        with Registry.open(settings) as registry:
-            yield registry
-    else:
-        yield None
+    return registry_of({name for part in (*recipe.steps, recipe) for name in part.references} - steps, settings)

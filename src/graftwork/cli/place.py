@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -113,6 +113,18 @@ def find_place(home: Path | None, server: str | None) -> Place:
         raise click.UsageError("Name either --home or --server.", click.get_current_context())
     settings = load_settings(home=home, url=server)
     return Place(settings, remote=bool(settings.url) and home is None)
+
+
+@contextmanager
+def registry_of(references: Iterable[str], settings: Settings) -> Iterator[Registry | None]:
+    """The registry, if there is one and the references are more than paths."""
+    if settings.home.exists() and not all(Path(reference).expanduser().exists() for reference in references):
+        from graftwork.registry.registry import Registry
+
+        with Registry.open(settings) as registry:
+            yield registry
+    else:
+        yield None
 
 
 def _server_option(*, hidden: bool = False) -> Callable[[Command], Command]:

@@ -10,7 +10,7 @@ from rich.text import Text
 from graftwork.api.schemas.quotas import QuotaOut
 from graftwork.cli.options import json_option, parse_bytes
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import print_json, say, show_table, table
+from graftwork.cli.render import print_json, print_list, show_table, table
 from graftwork.client import tenants as calls
 from graftwork.registry.access.access import doer
 
@@ -85,12 +85,7 @@ def ls(place: Place, as_json: bool) -> None:
         lambda registry: [QuotaOut.of(quota) for quota in registry.quotas.list()],
         lambda graft: graft(calls.quotas()),
     )
-    if as_json:
-        print_json(found)
-    elif found:
-        _show(found)
-    else:
-        say("No namespace has a quota.")
+    print_list(found, as_json, _show, "No namespace has a quota.")
 
 
 def _show(found: list[QuotaOut]) -> None:

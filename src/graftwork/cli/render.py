@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from graftwork.api.schemas.versions import VersionOut
+
+T = TypeVar("T")
 
 KIND_STYLES = {
     "base": "bold cyan",
@@ -69,6 +71,16 @@ def say_registered(version: VersionOut, *, already_there: bool) -> None:
 def print_json(value: object) -> None:
     """`value` on stdout: plain values and the API's schemas, as the API would send them."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def print_list(found: list[T], as_json: bool, show: Callable[[list[T]], None], nothing: str) -> None:
+    """What was found as JSON, or as `show` draws it; where that is nothing, the line `nothing` on stderr."""
+    if as_json:
+        print_json(found)
+    elif found:
+        show(found)
+    else:
+        say(nothing)
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:

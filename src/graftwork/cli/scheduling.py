@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,14 +16,17 @@ from graftwork.api.schemas.schedules import ScheduleChange, ScheduleOut
 from graftwork.cli.jobs import show_jobs
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import console, print_json, say, show_table, table
+from graftwork.cli.render import console, print_json, print_list, say, show_table, table
 from graftwork.client import schedules as calls
+from graftwork.client.call import Call
 from graftwork.errors import InvalidRequest, SourceNotFound
 from graftwork.merge.jobs.scheduler import add_schedule, change_schedule, fire_now, note_on
 from graftwork.merge.recipe.documents import load_yaml
 from graftwork.merge.recipe.problem import first_problem, reason_of
+from graftwork.registry.jobs.schedules import Recurrence, Schedule
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
+from graftwork.settings import Settings
 
 LAST_JOBS = 10
 
@@ -54,13 +58,7 @@ def create(file: Path, place: Place, as_json: bool) -> None:
     Example:
         graft schedules create nightly.yaml
     """
-    name, given = _given(file)
-
-    def here(registry: Registry) -> ScheduleOut:
-        added = add_schedule(registry, place.settings, Name.parse(name), given.recurrence)
-        return ScheduleOut.of(added, note_on(registry, added))
-
-    _tell(place(here, lambda graft: graft(calls.create(name, given))), as_json)
+    _tell(_written(file, place, add_schedule, calls.create), as_json)
 
 
 @schedules.command()
@@ -77,13 +75,7 @@ def update(file: Path, place: Place, as_json: bool) -> None:
     Example:
         graft schedules update nightly.yaml
     """
-    name, given = _given(file)
-
-    def here(registry: Registry) -> ScheduleOut:
-        changed = change_schedule(registry, place.settings, Name.parse(name), given.recurrence)
-        return ScheduleOut.of(changed, note_on(registry, changed))
-
-    _tell(place(here, lambda graft: graft(calls.change(name, given))), as_json)
+    _tell(_written(file, place, change_schedule, calls.change), as_json)
 
 
 @schedules.command("ls")
@@ -104,16 +96,7 @@ def ls(place: Place, as_json: bool) -> None:
         return found
 
     found = place(here, lambda graft: list(graft.pages(calls.listing())))
-    if as_json:
-        print_json(found)
-    elif found:
-        grid = table("name", "kind", "cron", "time zone", "next", "overlap", "catch-up")
-        for one in found:
-            name = Text(one.name, style="bold")
-            grid.add_row(name, one.kind, one.cron, one.time_zone, _next(one), one.overlap, one.catch_up)
-        show_table(grid)
-    else:
-        say("There are no schedules.")
+    print_list(found, as_json, _list, "There are no schedules.")
 
 
 @schedules.command()
@@ -224,6 +207,29 @@ def rm(name: str, place: Place) -> None:
         lambda graft: graft(calls.remove(name)),
     )
     say(f"{name} is removed.")
+
+
+def _written(
+    file: Path,
+    place: Place,
+    write: Callable[[Registry, Settings, Name, Recurrence], Schedule],
+    call: Callable[[str, ScheduleChange], Call[ScheduleOut]],
+) -> ScheduleOut:
+    name, given = _given(file)
+
+    def here(registry: Registry) -> ScheduleOut:
+        schedule = write(registry, place.settings, Name.parse(name), given.recurrence)
+        return ScheduleOut.of(schedule, note_on(registry, schedule))
+
+    return place(here, lambda graft: graft(call(name, given)))
+
+
+def _list(found: list[ScheduleOut]) -> None:
+    grid = table("name", "kind", "cron", "time zone", "next", "overlap", "catch-up")
+    for one in found:
+        name = Text(one.name, style="bold")
+        grid.add_row(name, one.kind, one.cron, one.time_zone, _next(one), one.overlap, one.catch_up)
+    show_table(grid)
 
 
 def _tell(schedule: ScheduleOut, as_json: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,13 @@ from rich.text import Text
 
 from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option, parse_bytes
-from graftwork.cli.place import Place, local_user, place_option
+from graftwork.cli.place import Place, local_user, place_option, registry_of
 from graftwork.cli.render import count, print_json, say, show_table, table, tell
 from graftwork.client import jobs as calls
 from graftwork.merge.sweep.chart import draw
 from graftwork.merge.sweep.evaluation import Command
 from graftwork.merge.sweep.run import Objective, Outcome, Report, run_sweep
-from graftwork.merge.sweep.sweep import Sweep, load_request, load_sweep
-from graftwork.registry.registry import Registry
+from graftwork.merge.sweep.sweep import load_request, load_sweep
 from graftwork.settings import Settings
 
 CHART = "sweep.svg"
@@ -112,8 +109,9 @@ def _here(sweep_file: Path, out: Path | None, keep: bool, settings: Settings, as
     planned = load_sweep(sweep_file)
     folder = out if out is not None else Path(sweep_file.stem)
     objective = Objective(planned.judge.metric, planned.judge.goal)
+    named = {reference for point in planned.points for reference in point.recipe.references}
     try:
-        with _registry_for(planned, settings) as registry, progress_bars() as progress:
+        with registry_of(named, settings) as registry, progress_bars() as progress:
             report = run_sweep(
                 planned.points,
                 Command(planned.judge.command, planned.judge.timeout),
@@ -197,14 +195,3 @@ def _metrics(report: Report) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-@contextmanager
-def _registry_for(sweep: Sweep, settings: Settings) -> Iterator[Registry | None]:
-    """The registry, if there is one and the recipes name more than paths."""
-    named = {reference for point in sweep.points for reference in point.recipe.references}
-    if settings.home.exists() and not all(Path(model).expanduser().exists() for model in named):
-        with Registry.open(settings) as registry:
-            yield registry
-    else:
-        yield None

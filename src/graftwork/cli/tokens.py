@@ -8,7 +8,7 @@ from rich.text import Text
 from graftwork.api.schemas.tokens import NewTokenOut, TokenOut
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import age, print_json, say, show_table, table
+from graftwork.cli.render import age, print_json, print_list, say, show_table, table
 from graftwork.client import tenants as calls
 from graftwork.registry.access.access import doer
 from graftwork.registry.access.grants import Grants
@@ -76,19 +76,7 @@ def ls(place: Place, as_json: bool) -> None:
     found = place(
         lambda registry: [TokenOut.of(token) for token in registry.tokens.list()], lambda graft: graft(calls.tokens())
     )
-    if as_json:
-        print_json(found)
-        return
-    if not found:
-        say("There are no tokens.")
-        return
-    grid = table("id", "owner", "name", "grants", "made", "used", "state", right=("id",))
-    for token in found:
-        grants = " ".join(f"{namespace}={','.join(scopes)}" for namespace, scopes in token.grants.items())
-        used = "never" if token.last_used_at is None else age(token.last_used_at)
-        made, owner = Text(age(token.created_at), style="dim"), Text(token.owner, style="bold")
-        grid.add_row(str(token.id), owner, token.name, grants, made, used, "revoked" if token.revoked_at else "good")
-    show_table(grid)
+    print_list(found, as_json, _show, "There are no tokens.")
 
 
 @tokens.command()
@@ -107,3 +95,13 @@ def revoke(token_id: int, place: Place, as_json: bool) -> None:
         lambda graft: graft(calls.revoke_token(token_id)),
     )
     print_json(token) if as_json else say(f"Token {token.id} of {token.owner} is good for nothing now.")
+
+
+def _show(found: list[TokenOut]) -> None:
+    grid = table("id", "owner", "name", "grants", "made", "used", "state", right=("id",))
+    for token in found:
+        grants = " ".join(f"{namespace}={','.join(scopes)}" for namespace, scopes in token.grants.items())
+        used = "never" if token.last_used_at is None else age(token.last_used_at)
+        made, owner = Text(age(token.created_at), style="dim"), Text(token.owner, style="bold")
+        grid.add_row(str(token.id), owner, token.name, grants, made, used, "revoked" if token.revoked_at else "good")
+    show_table(grid)
