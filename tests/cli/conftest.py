@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.cli.main import main
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
@@ -35,6 +37,16 @@ class Told:
 
 
 Graft = Callable[..., Told]
+Run = Callable[..., tuple[int, str, str]]
+
+
+def invoked(environment: dict[str, str], *arguments: object) -> tuple[int, str, str]:
+    """How a command ends, and what it says."""
+    base = {"COLUMNS": "200", "GRAFTWORK_THREADS": "1"}
+    result = CliRunner(env={**base, **environment}).invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +78,42 @@ def home(filled: Path, tmp_path: Path) -> Path:
 def graft(home: Path) -> Graft:
     """Runs `graft` in `home`."""
 
-    def run(*arguments: str | Path) -> Told:
-        environment = {"GRAFTWORK_HOME": str(home), "COLUMNS": "200", "GRAFTWORK_THREADS": "1"}
-        result = CliRunner(env=environment).invoke(main, [str(argument) for argument in arguments])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Told(result.exit_code, result.stdout, result.stderr)
+    return lambda *arguments: Told(*invoked({"GRAFTWORK_HOME": str(home)}, *arguments))
 
-    return run
+
+@pytest.fixture
+def invoke() -> Run:
+    """Runs a command in an environment of its own."""
+    return invoked
+
+
+@pytest.fixture(scope="module")
+def shared(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the filled registry for this module, which a server works on too."""
+    return Path(shutil.copytree(filled, tmp_path_factory.mktemp("shared") / "home"))
+
+
+@pytest.fixture(scope="module")
+def url(shared: Path) -> Iterator[str]:
+    with running(create_app(Settings(home=shared, threads=1, upload_part_bytes=65_536))) as served:
+        yield served
+
+
+@pytest.fixture
+def here(shared: Path, url: str) -> Run:
+    """Runs a command in the registry, while the server is up, as the one who the server says it is."""
+    return lambda *arguments: invoked({"GRAFTWORK_HOME": str(shared), "LOGNAME": "api"}, *arguments)
+
+
+@pytest.fixture
+def there(url: str, tmp_path: Path) -> Run:
+    """Runs a command through the server, on a machine whose own registry is not there."""
+    return lambda *arguments: invoked({"GRAFTWORK_HOME": str(tmp_path / "none"), "GRAFTWORK_URL": url}, *arguments)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.yaml"
+    models = [{"model": f"tiny/ft{number}@v1", "parameters": {"weight": 0.5}} for number in (0, 1)]
+    file.write_text(json.dumps({"merge_method": "task_arithmetic", "base_model": "tiny/base@v1", "models": models}))
+    return file

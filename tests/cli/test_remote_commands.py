@@ -4,65 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from click.testing import CliRunner
 
 from graftwork.api.application.app import create_app
 from graftwork.api.application.server import running
-from graftwork.cli.main import main
 from graftwork.client import Client
 from graftwork.registry.access.grants import Grants
 from graftwork.registry.registry import Registry
 from graftwork.settings import Settings
 from graftwork.testing.family import Family
 
-Run = Callable[..., Any]
+if TYPE_CHECKING:
+    from tests.cli.conftest import Run
+
 TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[^\s\",]*|just now|\d+ (second|minute)s? ago")
-
-
-@pytest.fixture(scope="module")
-def shared(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the filled registry for this module, which a server works on too."""
-    return Path(shutil.copytree(filled, tmp_path_factory.mktemp("shared") / "home"))
-
-
-@pytest.fixture(scope="module")
-def url(shared: Path) -> Iterator[str]:
-    with running(create_app(Settings(home=shared, threads=1, upload_part_bytes=65_536))) as served:
-        yield served
-
-
-def invoke(environment: dict[str, str], *arguments: object) -> tuple[int, str, str]:
-    base = {"COLUMNS": "200", "GRAFTWORK_THREADS": "1"}
-    result = CliRunner(env={**base, **environment}).invoke(main, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
-
-
-@pytest.fixture
-def here(shared: Path, url: str) -> Run:
-    """Runs a command in the registry, while the server is up, as the one who the server says it is."""
-    return lambda *arguments: invoke({"GRAFTWORK_HOME": str(shared), "LOGNAME": "api"}, *arguments)
-
-
-@pytest.fixture
-def there(url: str, tmp_path: Path) -> Run:
-    """Runs a command through the server, on a machine whose own registry is not there."""
-    return lambda *arguments: invoke({"GRAFTWORK_HOME": str(tmp_path / "none"), "GRAFTWORK_URL": url}, *arguments)
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    file = tmp_path / "recipe.yaml"
-    models = [{"model": f"tiny/ft{number}@v1", "parameters": {"weight": 0.5}} for number in (0, 1)]
-    file.write_text(json.dumps({"merge_method": "task_arithmetic", "base_model": "tiny/base@v1", "models": models}))
-    return file
 
 
 def timeless(told: tuple[int, str, str]) -> tuple[int, str, str]:
@@ -290,7 +248,7 @@ def test_evaluations_and_rebuilds_are_waited_for(there: Run, here: Run, recipe: 
     assert (done[0], "rebuilt/a@v2" in done[1]) == (0, True)
 
 
-def test_tokens_are_made_and_asked_for(shared: Path, tmp_path: Path) -> None:
+def test_tokens_are_made_and_asked_for(shared: Path, invoke: Run, tmp_path: Path) -> None:
     settings = Settings(home=shared, threads=1, auth="required")
     with Registry.open(settings) as registry:
         admin, _ = registry.tokens.create("root", Grants.parse({"*": ["admin"]}))
@@ -316,41 +274,18 @@ def test_tokens_are_made_and_asked_for(shared: Path, tmp_path: Path) -> None:
             assert run(token, "show", "tiny/a")[0] == 5
 
 
-LOCAL = [
-    ("gc",),
-    ("verify", "tiny/a"),
-    ("adapters", "inspect", "tiny/a"),
-    ("extract", "tiny/ft0", "out", "--base", "tiny/base"),
-    ("experts", "create", "x/y", "--member", "tiny/a"),
-    ("sweep", "sweep.yaml", "--out", "best"),
-    ("merge", "recipe.yaml", "out"),
-    ("merge", "recipe.yaml", "--plan"),
-    ("merge", "recipe.yaml", "--threads", "2"),
-]
-
-
-@pytest.mark.parametrize("arguments", LOCAL, ids=" ".join)
-def test_what_does_not_go_through_a_server_says_so(there: Run, arguments: tuple[str, ...]) -> None:
-    code, out, err = there(*arguments)
-    assert (code, out) == (2, "")
-    assert re.fullmatch(r"error: \S.* does not go through a server: .* --home\. See 'graft .* --help'\.\n", err)
-
-
 def test_where_nobody_is_asked_everything_may_be_written(here: Run, there: Run) -> None:
     assert here("whoami")[1] == "api may write everywhere.\n"
     assert there("whoami")[1] == "local may write everywhere.\n"
 
 
-def test_the_options_come_before_the_environment(there: Run, shared: Path, url: str, tmp_path: Path) -> None:
+def test_the_options_come_before_the_environment(
+    there: Run, invoke: Run, shared: Path, url: str, tmp_path: Path
+) -> None:
     assert there("ls", "--home", shared) == invoke({"GRAFTWORK_HOME": str(tmp_path)}, "ls", "--server", url)
     assert "Name either --home or --server" in there("ls", "--home", shared, "--server", url)[2]
     assert there("gc", "--home", shared)[0] == 0
     assert invoke({"GRAFTWORK_HOME": str(tmp_path)}, "gc", "--server", url)[0] == 2
-
-
-def test_a_server_that_is_not_there_is_said_to_be_unreachable(there: Run) -> None:
-    code, _, err = there("ls", "--server", "http://127.0.0.1:1")
-    assert (code, err.startswith("error: The server http://127.0.0.1:1 cannot be reached")) == (1, True)
 
 
 def test_a_private_import_goes_through_a_server(there: Run, here: Run, tmp_path: Path) -> None:
@@ -361,48 +296,3 @@ def test_a_private_import_goes_through_a_server(there: Run, here: Run, tmp_path:
     assert json.loads(there("show", "hidden/texts", "--json")[1])["private"]
     assert json.loads(there("public", "hidden/texts", "--json")[1])["private"] is False
     assert there("private", "hidden/texts") == here("private", "hidden/texts")
-
-
-def test_what_is_wrong_is_told_of_the_option_that_said_it(
-    there: Run, here: Run, family: Family, recipe: Path, tmp_path: Path
-) -> None:
-    adapter, reason = family.adapters["adapter0"], "x" * 2001
-    for arguments, told in (
-        (("import", adapter, "--name", "wrong/a"), "--base: adapter_config.json says"),
-        (("import", adapter, "--name", "wrong/a", "--base", "tiny/base", "--kind", "dataset"), "--kind: "),
-        (("evaluate", "tiny/base", "--dataset", "tiny/ft0"), "--dataset: tiny/ft0@v1 is a checkpoint"),
-        (("evaluate", "tiny/base", "--evaluator", "x"), "--evaluator: the operator"),
-        (("alias", "set", "tiny/a", "x", "tiny/b@v1"), "REVISION: 'tiny/b@v1' is no version of tiny/a"),
-        (("tokens", "create", "ada", "--grant", "tiny=fly"), "--grant"),
-        (("quotas", "set", "tiny", "--versions", 2**63), "--versions: expected"),
-        (("quotas", "set", "tiny", "--bytes", 2**63), "--bytes: expected"),
-        (("tags", "add", "noslash", "x"), "'noslash' is not a valid name: NAMESPACE/NAME"),
-        (("private", "noslash"), "'noslash' is not a valid name: NAMESPACE/NAME"),
-        (("schedules", "show", "noslash"), "'noslash' is not a valid name: NAMESPACE/NAME"),
-        (("extract", "tiny/ft0", "--base", "tiny/base", "--name", "wrong/e", "--alias", "v3"), "'v3' is not a valid"),
-        (("extract", "tiny/ft0", "--base", "tiny/base", "--name", "wrong/e", "--rank", 9999), "--rank: it is 9999, "),
-    ):
-        for place in (here, there):
-            code, out, err = place(*arguments)
-            wrong = err.splitlines()[-1]  # a job tells first that the server does it
-            assert (code, out, wrong.startswith(f"error: {told}")) == (2, "", True), err
-    assert there("alias", "rm", "tiny/a", "prod", "--reason", reason)[2].startswith("error: --reason: expected at most")
-    beyond = here("extract", "tiny/ft0", tmp_path / "out", "--base", "tiny/base", "--rank", 9999)[2]
-    assert beyond.startswith("error: --rank: it is 9999, ")
-    assert there("jobs", "ls", "--limit", 100_000)[2].startswith("error: --limit: expected less than")
-    assert there("import", "hf:x", "--name", "wrong/a")[2] == (
-        "error: SOURCE: 'hf:x' is not hf:ORG/NAME or hf:ORG/NAME@REVISION.\n"
-    )
-    assert there("merge", recipe, "--name", "wrong/m", "--alias", "v3")[2].startswith(
-        "error: 'v3' is not a valid alias"
-    )
-    file = tmp_path / "nightly.yaml"
-    payload: dict[str, Any] = {"name": "noslash", "recipe": json.loads(recipe.read_text())}
-    for change, told in (
-        ({}, "'noslash' is not a valid name"),
-        ({"recipe": None}, "payload.recipe: expected an object"),
-    ):
-        schedule = {"name": "wrong/n", "cron": "0 3 * * *", "kind": "merge", "payload": payload | change}
-        file.write_text(json.dumps(schedule))
-        for place in (here, there):
-            assert place("schedules", "create", file)[2].startswith(f"error: {told}")
