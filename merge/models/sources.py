@@ -13,6 +13,7 @@ from graftwork.errors import (
     ArtifactNotFound,
     InputChanged,
     InvalidCheckpoint,
+    InvalidContent,
     InvalidRecipe,
     InvalidReference,
     NotFound,
@@ -86,7 +87,7 @@ class Finder:
         if reference in self.steps:
             return Origin(reference, self.steps[reference])
         if self.paths and (path := _existing(reference)) is not None:
-            return Origin(reference, path)
+            return Origin(reference, path, None, _cache_of(path))
         if "+" in reference:
             return self._with_adapter(reference)
         if reference.startswith(HUB):
@@ -212,7 +213,10 @@ def open_source(origin: Origin) -> Source:
     if origin.is_adapter:
         reason = "it is an adapter; models and adapters do not mix"
         raise InvalidCheckpoint(path=origin.label, reason=reason)
-    layout = read_checkpoint(origin.root, links_to=origin.links_to)
+    try:
+        layout = read_checkpoint(origin.root, links_to=origin.links_to, in_place=True)
+    except InvalidContent as error:
+        raise _of_model(error, origin) from None
     if layout.config is not None and "quantization_config" in layout.config:
         raise InvalidCheckpoint(path=origin.label, reason="its weights are quantised; merge the unquantised model")
     stamps = {name: _stamp(layout.root / name) for name in layout.headers}
@@ -226,7 +230,7 @@ def open_adapter(origin: Origin) -> AdapterLayout:
         raise InvalidCheckpoint(path=origin.label, reason=reason)
     from graftwork.registry.formats.peft import read_adapter
 
-    return read_adapter(origin.root, links_to=origin.links_to)
+    return read_adapter(origin.root, links_to=origin.links_to, in_place=True)
 
 
 def stamps_of(root: Path, files: Iterable[str]) -> Mapping[str, Stamp]:
@@ -239,6 +243,20 @@ def _stamp(path: Path) -> Stamp:
         return Stamp.of(path.stat())
     except OSError:
         raise InputChanged(path=str(path)) from None
+
+
+def _of_model(error: InvalidContent, origin: Origin) -> InvalidContent:
+    """The failure of a file of a model, which says of which model it is."""
+    path = str(error.fields.get("path", origin.root))
+    if path.startswith((str(origin.root), origin.label)):
+        return error
+    return type(error)(**{**error.fields, "path": f"{origin.label}/{path}"})
+
+
+def _cache_of(path: Path) -> Path | None:
+    """Where the links of a model's folder lead: for a snapshot in the Hub's cache, the folder of its repository."""
+    folder = path.resolve()
+    return folder.parent.parent if folder.parent.name == "snapshots" else None
 
 
 def _existing(reference: str) -> Path | None:

@@ -183,7 +183,7 @@ def _check_base(
 
 
 def _base_tensors(base: Origin) -> Any:
-    return read_checkpoint(base.root, links_to=base.links_to).tensors
+    return read_checkpoint(base.root, links_to=base.links_to, in_place=True).tensors
 
 
 def _plan_modules(

@@ -25,12 +25,13 @@ UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 """Unicode's categories of what no file is called: control and format characters, surrogates, unassigned, private."""
 
 
-def list_files(root: Path, *, links_to: Path | None = None) -> tuple[str, ...]:
+def list_files(root: Path, *, links_to: Path | None = None, in_place: bool = False) -> tuple[str, ...]:
     """The relative paths of the files of `root` that are taken, with `/` between folders, sorted.
 
-    A symbolic link is followed when it stays in `root`, or leads into `links_to` (the cache of a download). Raises
-    UnsafeFile naming the first file that holds or may hold code, has an unaccepted extension or an unsafe path, or
-    links elsewhere; TooLarge; SourceNotFound.
+    A symbolic link is followed when it stays in `root`, or leads into `links_to` (the cache of a download). With
+    `in_place` the folder is its owner's and only read, so files of other kinds, such as what a trainer leaves beside
+    the weights, are passed over, and links to weights may lead anywhere. Raises UnsafeFile naming the first file that
+    holds or may hold code, has an unaccepted extension or an unsafe path, or links elsewhere; TooLarge; SourceNotFound.
     """
     if not root.is_dir():
         raise SourceNotFound(source=str(root), expected="a folder")
@@ -39,10 +40,16 @@ def list_files(root: Path, *, links_to: Path | None = None) -> tuple[str, ...]:
     known = Spellings()
     for path in _walk(root):
         relative = path.relative_to(root).as_posix()
-        check_path(relative)
-        check_kind(relative)
+        try:
+            check_path(relative)
+            check_kind(relative)
+        except UnsafeFile:
+            if in_place:
+                continue
+            raise
         if path.is_symlink():
-            _check_link(path, relative, allowed)
+            anywhere = in_place and relative.endswith(".safetensors")
+            _check_link(path, relative, [Path("/")] if anywhere else allowed)
         elif not stat.S_ISREG(path.lstat().st_mode):
             raise UnsafeFile(path=relative, reason="it is not a regular file")
         known.add(relative)

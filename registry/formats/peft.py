@@ -37,17 +37,18 @@ __all__ = [
 MAX_HEADER_BYTES = 4_000_000
 
 
-def read_adapter(root: Path, *, links_to: Path | None = None) -> AdapterLayout:
-    """Read the configuration and the header of the adapter folder `root`; `links_to`: see `list_files`.
+def read_adapter(root: Path, *, links_to: Path | None = None, in_place: bool = False) -> AdapterLayout:
+    """Read the configuration and the header of the adapter folder `root`; `links_to`, `in_place`: see `list_files`.
 
     Raises InvalidAdapter naming the tensor or the option at fault, UnsafeFile, InvalidSafetensors, TooLarge,
     SourceNotFound.
     """
-    files = list_files(root, links_to=links_to)
+    files = list_files(root, links_to=links_to, in_place=in_place)
     for needed in (CONFIG_FILE, WEIGHTS_FILE):
         if needed not in files:
             raise InvalidAdapter(path=str(root), reason=f"it has no {needed}")
-    if stray := [name for name in files if name.endswith(".safetensors") and name != WEIGHTS_FILE]:
+    stray = [name for name in files if name.endswith(".safetensors") and name != WEIGHTS_FILE]
+    if stray and not in_place:
         raise InvalidAdapter(path=str(root), reason=f"{stray[0]!r} is not part of an adapter")
     check_configs(root, files)
     return read_layout(root, files)

@@ -39,6 +39,8 @@ TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@+-]{0,511}", re.ASCII)
 DISGUISES = {b"PK\x03\x04": "a zip archive (a pickled checkpoint)"} | {
     bytes([0x80, protocol]): "a pickle" for protocol in range(2, 6)
 }
+LFS_POINTER = b"version "
+"""The first eight bytes of the text that git checks out when Git LFS has not fetched the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ def _refuse_disguise(start: bytes, label: str) -> None:
     for magic, what in DISGUISES.items():
         if start.startswith(magic):
             raise UnsafeFile(path=label, reason=f"it is {what} and not a safetensors file")
+    if start.startswith(LFS_POINTER):
+        raise InvalidSafetensors(path=label, reason="it is what Git LFS keeps in place of the file: run git lfs pull")
 
 
 def _parse(text: bytes, size: int, label: str) -> Header:
