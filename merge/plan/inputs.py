@@ -105,7 +105,8 @@ def _slice(recipe: Recipe, method: Method, entry: SliceEntry, where: str, known:
     ]
     apart = [member for position, member in enumerate(sources) if position not in kept]
     if base is not None and len(apart) != 1:
-        reason = f"the base {base.label} must be one of the sources, so that its layers are known; it is {len(apart)}"
+        there = f"it is there {len(apart)} times" if apart else "it is not among them"
+        reason = f"the base {base.label} must be one of the sources, so that its layers are known; {there}"
         raise InvalidRecipe(where=f"{where}.sources", reason=reason)
     inputs = tuple(sources[position] for position in kept)
     _check_count(method, len(inputs), f"{where}.sources")

@@ -120,11 +120,20 @@ def _parse_conditional(item: Any, parameter: str, where: str, accepts: TypeAdapt
 
 def _parse_scalar(raw: Any, parameter: str, where: str, accepts: TypeAdapter[Any]) -> Scalar:
     number = float(raw) if isinstance(raw, str) and NUMBER.fullmatch(raw) else raw
+    if accepts.core_schema["type"] == "bool":
+        number = _as_flag(number)
     try:
         value: Scalar = accepts.validate_python(number, strict=True)
     except ValidationError as error:
         raise InvalidParameter(parameter=parameter, where=where, value=raw, expected=explain(error)) from None
     return value
+
+
+def _as_flag(value: Any) -> Any:
+    """1 and 0 as booleans, as mergekit writes them into its model cards, and their names as text."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.lower(), value)
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else value
 
 
 def _lowered(message: str) -> str:

@@ -35,7 +35,10 @@ from graftwork.merge.recipe.sections import (
 
 __all__ = ["DTYPES", "ModelEntry", "Recipe", "SliceEntry", "did_you_mean", "digest", "load_recipe"]
 
-NOT_YET = {"evaluate": "evaluation after a merge"}
+NOT_YET = {
+    "evaluate": "evaluation after a merge",
+    "experts": "a mixture of experts made of dense models (mergekit-moe)",
+}
 KEYWORDS = frozenset({"union", "base"})
 """What a tokenizer's source may be that is no model."""
 CONTAINERS = (Mapping, list, tuple)

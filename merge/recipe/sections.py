@@ -65,6 +65,13 @@ class SourceEntry(ModelEntry):
 
     layer_range: tuple[int, int]
 
+    @field_validator("layer_range", mode="before")
+    @classmethod
+    def _is_a_pair(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            raise ValueError("expected [first, end], such as [0, 16]")
+        return value
+
     @field_validator("layer_range")
     @classmethod
     def _is_a_range(cls, value: tuple[int, int]) -> tuple[int, int]:

@@ -78,7 +78,7 @@ def read_checkpoint(root: Path, *, links_to: Path | None = None, in_place: bool 
 
 
 def _of_transformers(names: list[str]) -> list[str]:
-    """Of weight files or indexes, those at the top that transformers looks for; where there are none, all at the top."""
+    """Of weight files or indexes, those that transformers looks for at the top; else all at the top."""
     top = [name for name in names if "/" not in name]
     return [name for name in top if name.startswith(f"{TRANSFORMERS_NAME}.")] or top
 

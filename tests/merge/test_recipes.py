@@ -258,3 +258,29 @@ def test_a_delta_method_needs_a_base(bench: Any) -> None:
     paths, _ = bench.family(1)
     with pytest.raises(InvalidRecipe, match="ties needs a base_model"):
         plan(bench.recipe("ties", paths, base=False), settings=Settings())
+
+
+@pytest.mark.parametrize(("given", "means"), [(1, True), (0.0, False), ("true", True), ("False", False), (True, True)])
+def test_a_flag_may_be_a_number_as_in_mergekits_model_cards(bench: Any, given: object, means: bool) -> None:
+    found = planned_parameters(bench, "ties", [{}, {}], {"normalize": given, "int8_mask": given})
+    assert {method.normalize for method in found.values()} == {means}
+
+
+def test_a_number_that_is_no_flag_is_refused(bench: Any) -> None:
+    with pytest.raises(InvalidParameter, match=r"'normalize' .* is 2"):
+        planned_parameters(bench, "ties", [{}, {}], {"normalize": 2})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reason"),
+    [
+        ({"base_model": "a", "gate_mode": "hidden", "experts": []}, r"at experts: a mixture of experts .*mergekit-moe"),
+        (
+            {"merge_method": "linear", "slices": [{"sources": [{"model": "a", "layer_range": "0-4"}]}]},
+            r"\[first, end\]",
+        ),
+    ],
+)
+def test_recipes_for_what_there_is_not_are_told_so(recipe: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidRecipe, match=reason):
+        load_recipe(recipe)
