@@ -12,6 +12,7 @@ from graftwork.errors import InvalidRequest, InvalidSetting
 from graftwork.merge.models.compatibility import FLOATS, check_same_model
 from graftwork.merge.models.layers import HEAD
 from graftwork.merge.models.sources import Origin, Source, open_source
+from graftwork.merge.models.spelling import agree
 from graftwork.merge.output.shards import Shard, split_into_shards, tensor_bytes
 from graftwork.merge.plan.task_vector import task_vector_of
 from graftwork.merge.slices.slices import GRAIN
@@ -104,6 +105,7 @@ def plan_extraction(
         if task_vector_of(origin) is not None:
             raise InvalidRequest(field="model", reason=f"{origin.label} is a task vector, and not a model")
     ours, theirs = open_source(model), open_source(base)
+    agree([theirs, ours])
     check_same_model(theirs, ours)
     config = ours.layout.config or {}
     parts = tuple(

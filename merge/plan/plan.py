@@ -20,7 +20,7 @@ from graftwork.merge.output.writer import check_room, check_target
 from graftwork.merge.plan.inputs import Inputs, find_inputs
 from graftwork.merge.plan.local_files import refuse_local_files
 from graftwork.merge.plan.task_vector import with_task_vectors
-from graftwork.merge.plan.tensor_plan import Operand, TensorPlan, open_reader, plan_tensors, read_by_section
+from graftwork.merge.plan.tensor_plan import Operand, TensorPlan, open_readers, plan_tensors, read_by_section
 from graftwork.merge.recipe.recipe import ModelEntry, Recipe
 from graftwork.merge.slices.slices import GRAIN
 from graftwork.merge.statistics.passes import Statistic
@@ -167,7 +167,7 @@ def _plan_models(recipe: Recipe, method: Method, lines: Lines | None, settings: 
     inputs = find_inputs(recipe, method, finder)
     if lines is not None and method.space != "delta":
         raise InvalidRecipe(where="modifiers", reason=f"lines scales a merged delta, and {method.name} has none")
-    readers = with_task_vectors([open_reader(origin) for origin in inputs.origins], inputs)
+    readers = with_task_vectors(open_readers(inputs.origins), inputs)
     if getattr(method.kind, "matched", False):
         from graftwork.merge.plan.rearranged import matched_readers
 

@@ -15,7 +15,7 @@ from graftwork.merge.models.compatibility import FLOATS, check_same_model
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.models.sources import Origin, Stamp
 from graftwork.merge.plan.inputs import Inputs
-from graftwork.merge.plan.tensor_plan import open_reader
+from graftwork.merge.plan.tensor_plan import open_readers
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
 
@@ -95,7 +95,8 @@ def with_task_vectors(readers: Sequence[Reader], inputs: Inputs) -> list[Reader]
     if base is None:
         label = next(reader.label for reader in readers if task_vector_of(reader.origin) is not None)
         raise InvalidRecipe(where="base_model", reason=f"{label} is a task vector, which needs the base it is from")
-    known = next((reader for reader in readers if reader.origin.identity == base.identity), None) or open_reader(base)
+    known = next((reader for reader in readers if reader.origin.identity == base.identity), None)
+    known = known or open_readers([base])[0]
     return [reader if task_vector_of(reader.origin) is None else _summed(reader, known) for reader in readers]
 
 

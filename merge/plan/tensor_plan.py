@@ -9,7 +9,8 @@ from typing import Any
 from graftwork.merge.models.compatibility import FLOATS, check_precision, check_same_model, check_same_tensor, promoted
 from graftwork.merge.models.layers import HEAD, Block
 from graftwork.merge.models.readers import Reader, stored_dtype
-from graftwork.merge.models.sources import Finder, Origin, open_source
+from graftwork.merge.models.sources import Finder, Origin, Source, open_source
+from graftwork.merge.models.spelling import agree
 from graftwork.merge.models.tokens.tokenizer import INPUT_EMBEDDING, TokenizerPlan, align_readers
 from graftwork.merge.plan.inputs import Inputs
 from graftwork.merge.plan.stack import Slot, lay_out
@@ -61,15 +62,25 @@ class TensorPlan:
         return None if self.method is None else self.method.statistic()
 
 
-def open_reader(origin: Origin) -> Reader:
-    """The reader of a model, with its adapter merged in where it has one. Raises as opening either does."""
-    reader: Reader = open_source(origin)
-    if origin.adapter is not None:
-        from graftwork.merge.models.adapted import adapt
+def open_readers(origins: Sequence[Origin]) -> list[Reader]:
+    """The readers of models, which call their tensors as the first does, with their adapters merged in.
 
-        reader = adapt(reader, origin)
-    check_precision(reader)
-    return reader
+    Raises as opening either does.
+    """
+    sources = [open_source(origin) for origin in origins]
+    agree(sources)
+    readers = [_with_adapter(source) for source in sources]
+    for reader in readers:
+        check_precision(reader)
+    return readers
+
+
+def _with_adapter(source: Source) -> Reader:
+    if source.origin.adapter is None:
+        return source
+    from graftwork.merge.models.adapted import adapt
+
+    return adapt(source, source.origin)
 
 
 def read_by_section(
