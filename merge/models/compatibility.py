@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from graftwork.errors import IncompatibleModels, InvalidCheckpoint
-from graftwork.merge.models.layers import find_blocks
+from graftwork.merge.models.layers import HEAD, INPUT_EMBEDDING, find_blocks
 from graftwork.merge.models.readers import Reader, stored_dtype
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -19,12 +19,10 @@ ARCHITECTURE = (
     "num_key_value_heads",
     "head_dim",
     "rope_theta",
-    "rope_parameters",
-    "rope_scaling",
     "tie_word_embeddings",
     "hidden_act",
 )
-"""Keys of config.json that change what the weights mean; they are compared where both models have them."""
+"""Keys of config.json that change what the weights mean; they are compared where both models say them."""
 VOCABULARY_HINT = "; if their vocabularies differ, add a tokenizer section, such as tokenizer: {source: union}"
 
 
@@ -49,7 +47,8 @@ def check_same_tensor(reference: Reader, name: str, other: Reader, its_name: str
     """Raise IncompatibleModels when two tensors that are merged differ in shape, or in more than the kind of float."""
     info, its = reference.layout.tensors[name].info, other.layout.tensors[its_name].info
     if info.shape != its.shape:
-        hint = VOCABULARY_HINT if info.shape[1:] == its.shape[1:] and name not in find_blocks([name]) else ""
+        of_tokens = INPUT_EMBEDDING.search(name) or HEAD.search(name)
+        hint = VOCABULARY_HINT if info.shape[1:] == its.shape[1:] and of_tokens else ""
         reason = f"the tensor {name!r} is {list(info.shape)} in the one and {list(its.shape)} in the other{hint}"
         raise IncompatibleModels(model=other.label, other=reference.label, reason=reason)
     if info.dtype != its.dtype and not {info.dtype, its.dtype} <= FLOATS:
@@ -81,10 +80,26 @@ def _compared(reader: Reader, *, depth: bool) -> Iterable[str]:
 
 
 def _check_configs(reference: Reader, other: Reader, *, depth: bool) -> None:
-    ours, theirs = reference.layout.config or {}, other.layout.config or {}
-    for key in ARCHITECTURE:
+    ours, theirs = _said(reference.layout.config or {}), _said(other.layout.config or {})
+    for key in (key for key in ours if key in theirs):
         if key == LAYERS and not depth:
             continue
-        if key in ours and key in theirs and ours[key] != theirs[key]:
+        if ours[key] != theirs[key]:
             reason = f"{key} is {ours[key]!r} in the one and {theirs[key]!r} in the other"
             raise IncompatibleModels(model=other.label, other=reference.label, reason=reason)
+
+
+def _said(config: Mapping[str, object]) -> dict[str, object]:
+    """What a configuration says of its architecture, its rotary embedding whichever way its release writes that.
+
+    Up to transformers 4 it is `rope_theta` and `rope_scaling`, since 5 both are `rope_parameters`.
+    """
+    said = {key: config[key] for key in ARCHITECTURE if config.get(key) is not None}
+    rope = config.get("rope_parameters", config.get("rope_scaling")) or {}
+    if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+        return {**said, "rope_parameters": rope}
+    if rope or "rope_theta" in said:
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        said["rope_type"] = "default" if kind == "mrope" else kind
+    others = {key: value for key, value in rope.items() if key not in ("rope_type", "type") and value is not None}
+    return {**said, **others}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 CONTAINER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block|resblocks)\.(\d+)(?=\.|$)")
 INPUT_SIDE = re.compile(r"embed(?!_out)|wte|wpe|patch|cls_token|class_token|conv1|ln_pre|shared")
+INPUT_EMBEDDING = re.compile(r"(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|embeddings|shared)\.weight$")
 HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 
 

@@ -11,7 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graftwork.errors import IncompatibleModels, InvalidRecipe
-from graftwork.merge.models.layers import Block, depth_of, find_blocks, is_before_the_blocks, renumbered
+from graftwork.merge.models.compatibility import VOCABULARY_HINT
+from graftwork.merge.models.layers import (
+    HEAD,
+    INPUT_EMBEDDING,
+    Block,
+    depth_of,
+    find_blocks,
+    is_before_the_blocks,
+    renumbered,
+)
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.plan.inputs import Inputs, Section
 
@@ -70,6 +79,7 @@ def _stacked(sections: Sequence[Section], readers: Sequence[Sequence[Reader]]) -
                 block = Block(stack, done, total)
                 yield Slot(renumbered(name, members[0][1].blocks[name], done), position, names, depth, block)
             done += 1
+    _check_vocabularies(readers)
     for name in outside:
         if not is_before_the_blocks(name):
             yield Slot(name, len(sections) - 1, (name,) * len(readers[-1]), 0.0, None)
@@ -96,6 +106,18 @@ class _Tower:
         for name, block in blocks.items():
             layers[block.index][name[len(block.stack) + len(str(block.index)) :]] = name
         return cls(reader.label, stacks[0], blocks, layers)
+
+
+def _check_vocabularies(readers: Sequence[Sequence[Reader]]) -> None:
+    """The head is the last section's and the embedding the first's: both must be of one vocabulary."""
+    first, last = readers[0][0], readers[-1][0]
+    rows = [
+        next((at.info.shape[:1] for name, at in reader.layout.tensors.items() if kind.search(name)), None)
+        for reader, kind in ((first, INPUT_EMBEDDING), (last, HEAD))
+    ]
+    if None not in rows and rows[0] != rows[1]:
+        reason = f"its head has {list(rows[1])} rows, and the embedding there {list(rows[0])}{VOCABULARY_HINT}"
+        raise IncompatibleModels(model=last.label, other=first.label, reason=reason)
 
 
 def _check_alike(layers: Sequence[Mapping[str, str]], members: Sequence[tuple[int, _Tower]], step: int) -> None:

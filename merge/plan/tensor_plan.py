@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from graftwork.merge.models.compatibility import FLOATS, check_precision, check_same_model, check_same_tensor, promoted
-from graftwork.merge.models.layers import HEAD, Block
+from graftwork.merge.models.layers import HEAD, INPUT_EMBEDDING, Block
 from graftwork.merge.models.readers import Reader, stored_dtype
 from graftwork.merge.models.sources import Finder, Origin, Source, open_source
 from graftwork.merge.models.spelling import agree
-from graftwork.merge.models.tokens.tokenizer import INPUT_EMBEDDING, TokenizerPlan, align_readers
+from graftwork.merge.models.tokens.tokenizer import TokenizerPlan, align_readers
 from graftwork.merge.plan.inputs import Inputs
 from graftwork.merge.plan.stack import Slot, lay_out
 from graftwork.merge.recipe.recipe import DTYPES, Recipe

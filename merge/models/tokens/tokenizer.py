@@ -7,18 +7,16 @@ of the rows of those that have it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from graftwork.errors import InvalidCheckpoint, InvalidRecipe
+from graftwork.merge.models.layers import INPUT_EMBEDDING
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.models.sources import Finder, Identity, Origin
 from graftwork.merge.models.tokens.vocabulary import Vocabulary, plain_token, read_vocabulary
 from graftwork.merge.recipe.recipe import Recipe
 from graftwork.merge.recipe.sections import TokenizerEntry
-
-INPUT_EMBEDDING = re.compile(r"(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|embeddings|shared)\.weight$")
 
 
 @dataclass(frozen=True, slots=True)

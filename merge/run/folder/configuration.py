@@ -9,6 +9,7 @@ from typing import Any
 
 from graftwork.merge.models.tokens.vocabulary import Vocabulary, read_vocabulary
 from graftwork.merge.plan.plan import Plan
+from graftwork.merge.recipe.sections import DTYPES
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -17,13 +18,15 @@ BY_LAYER = ("layer_types", "mlp_layer_types", "attention_layers", "no_rope_layer
 """Lists with one entry a layer."""
 TOKEN_NUMBERS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 INNER = ("text_config",)
+DTYPE_NAMES = {code: name for name, code in DTYPES.items()}
 
 
 def configuration_of(plan: Plan, name: str) -> bytes | None:
     """The output's config.json or generation_config.json; None where the donor has none.
 
-    The dtype is the one that the recipe asks for. The number of layers, and lists with an entry a layer, are those of
-    the slices. The size of the vocabulary, and the numbers of special tokens, are those of the tokenizer.
+    The dtype is that of the tensors, where they are not stored as the donor's are. The number of layers, and lists
+    with an entry a layer, are those of the slices. The size of the vocabulary, and the numbers of special tokens, are
+    those of the tokenizer.
     """
     path = plan.donor.root / name
     if not path.is_file():
@@ -44,9 +47,14 @@ def configuration_of(plan: Plan, name: str) -> bytes | None:
 
 def _set_dtype(settings: dict[str, Any], plan: Plan) -> None:
     asked = plan.recipe.out_dtype or plan.recipe.dtype
+    known = [key for key in ("dtype", "torch_dtype") if key in settings]
     if asked is not None:
-        known = [key for key in ("dtype", "torch_dtype") if key in settings] or ["torch_dtype"]
-        settings.update(dict.fromkeys(known, asked))
+        settings.update(dict.fromkeys(known or ["torch_dtype"], asked))
+        return
+    made = {tensor.dtype for tensor in plan.tensors if tensor.method is not None}
+    stored = {tensor.operands[0].dtype for tensor in plan.tensors if tensor.method is not None}
+    if known and len(made) == 1 and made != stored:
+        settings.update(dict.fromkeys(known, DTYPE_NAMES[made.pop()]))
 
 
 def _set_layers(part: dict[str, Any], plan: Plan) -> None:
