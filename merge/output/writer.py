@@ -91,6 +91,9 @@ class OutputFolder:
             self._weights.settle()
             if error is None:
                 self._publish()
+            elif isinstance(error, OSError):  # the journal and small files meet a full disk too
+                with refuse_full(self.out.parent):
+                    raise error
         finally:
             self._abandon(keep=error is not None and self.journal is not None and self._keep())
 

@@ -184,6 +184,8 @@ def _read(source: Path | str) -> str:
         return source
     try:
         return source.read_text(encoding="utf-8")
+    except IsADirectoryError:
+        raise InvalidRecipe(where=str(source), reason="it is a folder; expected a file of YAML") from None
     except OSError:
         raise SourceNotFound(source=str(source), expected="a recipe in YAML") from None
     except UnicodeDecodeError:

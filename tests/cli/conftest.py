@@ -40,10 +40,10 @@ Graft = Callable[..., Told]
 Run = Callable[..., tuple[int, str, str]]
 
 
-def invoked(environment: dict[str, str], *arguments: object) -> tuple[int, str, str]:
+def invoked(environment: dict[str, str], *arguments: object, stdin: bytes | None = None) -> tuple[int, str, str]:
     """How a command ends, and what it says."""
     base = {"COLUMNS": "200", "GRAFTWORK_THREADS": "1"}
-    result = CliRunner(env={**base, **environment}).invoke(main, [str(argument) for argument in arguments])
+    result = CliRunner(env={**base, **environment}).invoke(main, [str(argument) for argument in arguments], stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
@@ -78,7 +78,7 @@ def home(filled: Path, tmp_path: Path) -> Path:
 def graft(home: Path) -> Graft:
     """Runs `graft` in `home`."""
 
-    return lambda *arguments: Told(*invoked({"GRAFTWORK_HOME": str(home)}, *arguments))
+    return lambda *arguments, **stdin: Told(*invoked({"GRAFTWORK_HOME": str(home)}, *arguments, **stdin))
 
 
 @pytest.fixture

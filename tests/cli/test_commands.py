@@ -146,6 +146,18 @@ def test_merge_writes_a_folder_of_paths_without_any_registry(graft: Graft, famil
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_merge_reads_a_recipe_from_stdin(graft: Graft, recipe: Path, tmp_path: Path) -> None:
+    assert graft("merge", "-", tmp_path / "out", stdin=recipe.read_bytes()).code == 0
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    told = graft("merge", "-", tmp_path / "other", stdin=b"\xff")
+    assert (told.code, told.stderr) == (2, "error: The recipe is not valid at stdin: it is not text in UTF-8.\n")
+
+
+def test_a_folder_is_no_recipe(graft: Graft, tmp_path: Path) -> None:
+    told = graft("merge", tmp_path, tmp_path / "out")
+    assert (told.code, told.stderr.endswith("it is a folder; expected a file of YAML.\n")) == (2, True)
+
+
 def test_merge_may_mix_references_and_a_folder(graft: Graft, recipe: Path, tmp_path: Path) -> None:
     assert graft("merge", recipe, tmp_path / "out").code == 0
     assert (tmp_path / "out" / "model.safetensors").is_file()

@@ -32,6 +32,7 @@ from graftwork.errors import (
     StorageFull,
 )
 from graftwork.merge.models.sources import Source
+from graftwork.merge.output.journal import Journal
 from graftwork.merge.plan.plan import Plan, plan
 from graftwork.merge.run.folder.folder import write_folder
 from graftwork.merge.run.run import merge
@@ -226,6 +227,18 @@ def test_a_disk_that_fills_up_leaves_nothing(bench: Any, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "pwrite", fail_late)
     with pytest.raises(StorageFull):
+        bench.merge(bench.recipe("ties", paths))
+    assert nothing_but(bench.root, "model-0", "model-1")
+
+
+def test_a_disk_that_fills_up_under_the_journal_is_named_too(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, _ = bench.family(1)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Journal, "add", fail)
+    with pytest.raises(StorageFull, match=str(bench.root)):
         bench.merge(bench.recipe("ties", paths))
     assert nothing_but(bench.root, "model-0", "model-1")
 

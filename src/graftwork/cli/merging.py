@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from graftwork.cli.options import json_option, parse_bytes
 from graftwork.cli.place import Place, place_option, registry_of
 from graftwork.cli.planning import show_plan
 from graftwork.cli.render import count, print_json, say, say_registered, size
+from graftwork.errors import InvalidRecipe
 from graftwork.merge.plan.plan import plan as plan_merge
 from graftwork.merge.recipe.recipe import Recipe, load_recipe
 from graftwork.merge.run import run
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from graftwork.api.schemas.versions import VersionOut
     from graftwork.client import Client
     from graftwork.registry.registry import Registry
+
+STDIN = Path("-")
 
 
 @click.command()
@@ -57,7 +61,7 @@ def merge(
     """Merge models as a recipe says.
 
     With OUT_DIR the result is a folder and the models may be mere paths; without it, the result is registered with
-    its lineage.
+    its lineage. RECIPE may be -, for stdin.
 
     \b
     Example:
@@ -71,13 +75,20 @@ def merge(
         if is_given:
             place.refuse(f"{option} does")
     settings = replace(place.settings, **given)
-    wanted = _with_aliases(load_recipe(recipe), aliases)
+    wanted = _with_aliases(load_recipe(_from_stdin() if recipe == STDIN else recipe), aliases)
     if only_plan:
         _print_plan(wanted, out_dir, name, settings, as_json)
     elif out_dir is not None:
         _to_folder(wanted, out_dir, settings, as_json)
     else:
         _to_registry(wanted, name, replace(place, settings=settings), as_json)
+
+
+def _from_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidRecipe(where="stdin", reason="it is not text in UTF-8") from None
 
 
 def _with_aliases(recipe: Recipe, aliases: tuple[str, ...]) -> Recipe:
