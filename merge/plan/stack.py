@@ -7,7 +7,7 @@ the final norm, the head and what else comes after them from those of the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from graftwork.errors import IncompatibleModels, InvalidRecipe
@@ -60,6 +60,7 @@ def _stacked(sections: Sequence[Section], readers: Sequence[Sequence[Reader]]) -
         if is_before_the_blocks(name):
             yield Slot(name, 0, (name,) * len(readers[0]), 0.0, None)
     stack, done = towers[id(readers[0][0])].stack, 0
+    kinds = _kinds_by_number(readers[0][0], towers[id(readers[0][0])])
     for position, section in enumerate(sections):
         length = section.length or 0
         members = [
@@ -73,6 +74,13 @@ def _stacked(sections: Sequence[Section], readers: Sequence[Sequence[Reader]]) -
         for step in range(length):
             layers = [tower.layers[first + step] for first, tower in members]
             _check_alike(layers, members, step)
+            if done < len(kinds) and layers[0].keys() != kinds[done]:
+                reason = (
+                    f"layer {done} of the output would be of another kind than layer {done} of {readers[0][0].label}"
+                )
+                raise InvalidRecipe(
+                    where=section.where, reason=f"{reason}, and config.json numbers the kinds of layers"
+                )
             depth = step / (length - 1) if length > 1 else 1.0
             for suffix, name in layers[0].items():
                 names = tuple(layer[suffix] for layer in layers)
@@ -106,6 +114,14 @@ class _Tower:
         for name, block in blocks.items():
             layers[block.index][name[len(block.stack) + len(str(block.index)) :]] = name
         return cls(reader.label, stacks[0], blocks, layers)
+
+
+def _kinds_by_number(reader: Reader, tower: _Tower) -> Sequence[Collection[str]]:
+    """What the tensors of each layer are called, where layers differ and config.json has no list that says how."""
+    kinds = [layer.keys() for layer in tower.layers]
+    config = reader.layout.config or {}
+    listed = any(isinstance(value, list) and len(value) == len(kinds) for value in config.values())
+    return [] if listed or all(kind == kinds[0] for kind in kinds) else kinds
 
 
 def _check_vocabularies(readers: Sequence[Sequence[Reader]]) -> None:

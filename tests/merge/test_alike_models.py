@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graftwork.errors import IncompatibleModels
+from graftwork.errors import IncompatibleModels, InvalidRecipe
 
 OLD = {"rope_theta": 10000.0, "rope_scaling": None}
 NEW = {"rope_parameters": {"rope_theta": 10000, "rope_type": "default"}}
@@ -91,3 +91,22 @@ def test_slices_of_two_vocabularies_make_no_model(bench: Any) -> None:
     recipe = bench.recipe("passthrough", [], base=False, slices=slices)
     with pytest.raises(IncompatibleModels, match=r"head has \[7\] rows, and the embedding there \[5\].*tokenizer"):
         bench.merge(recipe)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_layer_may_not_come_to_a_number_of_another_kind(bench: Any, listed: bool) -> None:
+    kinds = ("mamba", "self_attn", "mamba", "self_attn")
+    path = bench.write("hybrid", {f"model.layers.{i}.{kind}.w": np.ones(3, "f4") for i, kind in enumerate(kinds)})
+    config = {"model_type": "jamba", "num_hidden_layers": 4, **({"layer_types": list(kinds)} if listed else {})}
+    (Path(path) / "config.json").write_text(json.dumps(config))
+
+    def recipe(*ranges: list[int]) -> Any:
+        slices = [{"sources": [{"model": path, "layer_range": layers}]} for layers in ranges]
+        return bench.recipe("passthrough", [], base=False, slices=slices)
+
+    assert len(bench.merge(recipe([0, 4], [0, 2]), "in-step")) == 6
+    if listed:
+        assert len(bench.merge(recipe([0, 1], [2, 4]))) == 3
+        return
+    with pytest.raises(InvalidRecipe, match=r"slices\[1\]: layer 1 of the output would be of another kind"):
+        bench.merge(recipe([0, 1], [2, 4]))
