@@ -99,3 +99,14 @@ def test_a_pipeline_with_weights_in_two_modules_is_refused(bench: Any) -> None:
     (Path(paths[1]) / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(InvalidCheckpoint, match=r"modules\.json lists 2_Dense, which has weights of its own"):
         merged(bench, *paths)
+
+
+def test_small_folders_and_a_normalizer_go_along(bench: Any) -> None:
+    paths, _ = bench.family(1)
+    small = ("1_Pooling/config.json", "additional_chat_templates/tool_use.jinja", "normalizer.json")
+    for name in (*small, "wandb/run.log"):
+        (Path(paths[0]) / name).parent.mkdir(exist_ok=True)
+        (Path(paths[0]) / name).write_text("{}")
+    merged(bench, *paths)
+    assert [(bench.root / "merged" / name).is_file() for name in small] == [True, True, True]
+    assert not (bench.root / "merged" / "wandb").exists()

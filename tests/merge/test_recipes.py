@@ -274,6 +274,7 @@ def test_a_number_that_is_no_flag_is_refused(bench: Any) -> None:
 @pytest.mark.parametrize(
     ("recipe", "reason"),
     [
+        ({"merge_method": "linear", "models": {"model": "a"}}, "at models: expected a list"),
         ({"base_model": "a", "gate_mode": "hidden", "experts": []}, r"at experts: a mixture of experts .*mergekit-moe"),
         (
             {"merge_method": "linear", "slices": [{"sources": [{"model": "a", "layer_range": "0-4"}]}]},

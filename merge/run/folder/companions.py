@@ -15,7 +15,16 @@ from graftwork.merge.run.folder.configuration import CONFIG, GENERATION, configu
 from graftwork.registry.formats.checkpoint import INDEX_SUFFIX
 from graftwork.registry.formats.folder import ACCEPTED_SUFFIXES
 
-TOKENIZER_PREFIXES = ("tokenizer", "vocab", "merges", "special_tokens_map", "added_tokens", "chat_template", "spiece")
+TOKENIZER_PREFIXES = (
+    "tokenizer",
+    "vocab",
+    "merges",
+    "special_tokens_map",
+    "added_tokens",
+    "chat_template",
+    "spiece",
+    "normalizer",
+)
 TOKENIZER_SUFFIXES = (".model", ".spm", ".tiktoken", ".jinja")
 REBUILT = (TOKENIZER_CONFIG, "special_tokens_map.json", TEMPLATE_FILE, "chat_template.json")
 """What is right beside a tokenizer.json that was rebuilt; vocab.json, merges.txt and the like would contradict it."""
@@ -102,8 +111,8 @@ def _copy(root: Path, names: Iterable[str], output: SmallFiles) -> None:
 
 
 def _copy_folders(root: Path, output: SmallFiles) -> None:
-    """Small folders of settings, as sentence-transformers keeps for its pooling."""
+    """Small folders of settings, as sentence-transformers keeps for its pooling, and of further chat templates."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = list(folder.iterdir())
-        if files and all(path.suffix == ".json" and path.is_file() for path in files):
+        if files and all(path.suffix in (".json", ".jinja") and path.is_file() for path in files):
             shutil.copytree(folder, output.partial / folder.name)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 OBJECTS = frozenset({"dict_type", "model_type", "model_attributes_type", "dataclass_type", "mapping_type"})
+LISTS = frozenset({"list_type", "tuple_type"})
 SIZE = re.compile(r"^\w+ should have (.*?)( after validation.*)?$")
 UNKNOWN_KEY = "extra_forbidden"
 
@@ -18,6 +19,8 @@ def in_words(problem: ErrorDetails) -> str:
     kind, told = problem["type"], problem["msg"]
     if kind in OBJECTS:
         return "expected an object of keys and values"
+    if kind in LISTS:
+        return "expected a list"
     if kind == "missing":
         return "it is required"
     if kind == UNKNOWN_KEY:
