@@ -125,7 +125,8 @@ def _check_count(method: Method, count: int, where: str) -> None:
     if count < least or (most is not None and count > most):
         expected = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
         beside = " besides the base" if method.needs_base else ""
-        reason = f"{method.name} takes {expected} model{'' if expected.endswith(' 1') or expected == '1' else 's'}{beside}; there are {count}"
+        models = "model" if expected.split()[-1] == "1" else "models"
+        reason = f"{method.name} takes {expected} {models}{beside}; there are {count}"
         raise InvalidRecipe(where=where, reason=reason)
 
 

@@ -55,7 +55,9 @@ def _replaced(node: Any, path: Place, depth: int, value: Any) -> Any:
     if isinstance(step, int):
         return _in_list(node, path, depth, step, value)
     if not isinstance(node, Mapping) and node is not None:
-        raise InvalidSweep(where=f"grid.{path.text}", reason=f"{path.upto(depth)} is {_shown(node)}, not a mapping")
+        hint = f": name an entry of it, such as {path.upto(depth)}[0]" if isinstance(node, list) else ""
+        reason = f"{path.upto(depth)} is {_shown(node)}, not a mapping{hint}"
+        raise InvalidSweep(where=f"grid.{path.text}", reason=reason)
     mapping = dict(node or {})
     mapping[step] = _replaced(mapping.get(step), path, depth + 1, value)
     return mapping
