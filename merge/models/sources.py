@@ -21,7 +21,7 @@ from graftwork.errors import (
 )
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located, read_checkpoint
 from graftwork.registry.formats.config import ADAPTER_CONFIG_FILE
-from graftwork.registry.transfer.hub import PREFIX, download
+from graftwork.registry.transfer.hub import PREFIX, SOURCE, download
 
 if TYPE_CHECKING:
     from graftwork.registry.formats.adapters.layout import AdapterLayout
@@ -101,15 +101,18 @@ class Finder:
         return Origin(reference, materialise(self.registry, version), version)
 
     def _missing(self, reference: str) -> NotFound:
-        """That there is nothing at `reference`, as the registry says it where the reference can be one of its own."""
+        """That there is nothing at `reference`, as the registry says it where it has something of a similar name."""
         if self.registry is not None:
             try:
                 self.registry.catalog.resolve(reference)
             except ArtifactNotFound as error:
-                return error
+                if "similar" in error.fields or not self.paths:
+                    return error
             except InvalidReference:
                 pass
-        return SourceNotFound(source=reference, expected=EXPECTED if self.paths else EXPECTED_REMOTE)
+        expected = EXPECTED if self.paths else EXPECTED_REMOTE
+        of_hub = f", here {HUB}{reference}" if SOURCE.fullmatch(f"{HUB}{reference}") else ""
+        return SourceNotFound(source=reference, expected=f"{expected}{of_hub}")
 
     def _with_adapter(self, reference: str) -> Origin:
         model, _, second = reference.rpartition("+")

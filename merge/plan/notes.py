@@ -34,9 +34,11 @@ def notes(recipe: Recipe, donor: Reader | None, tensors: Iterable[TensorPlan]) -
 
 def _settings(recipe: Recipe) -> Iterator[object]:
     """The parameters of a recipe, at every level."""
-    entries = (*recipe.models, *(source for section in recipe.slices for source in section.sources))
-    for holder in (recipe, *recipe.slices, *entries):
-        yield from holder.parameters.values()
+    yield from recipe.parameters.values()
+    for section in recipe.slices:
+        yield from section.parameters.values()
+    for entry in (*recipe.models, *(source for section in recipe.slices for source in section.sources)):
+        yield from entry.parameters.values()
 
 
 def _filters(setting: object) -> Iterator[str]:

@@ -7,6 +7,7 @@ the final norm, the head and what else comes after them from those of the last.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -127,13 +128,16 @@ def _kinds_by_number(reader: Reader, tower: _Tower) -> Sequence[Collection[str]]
 def _check_vocabularies(readers: Sequence[Sequence[Reader]]) -> None:
     """The head is the last section's and the embedding the first's: both must be of one vocabulary."""
     first, last = readers[0][0], readers[-1][0]
-    rows = [
-        next((at.info.shape[:1] for name, at in reader.layout.tensors.items() if kind.search(name)), None)
-        for reader, kind in ((first, INPUT_EMBEDDING), (last, HEAD))
-    ]
-    if None not in rows and rows[0] != rows[1]:
-        reason = f"its head has {list(rows[1])} rows, and the embedding there {list(rows[0])}{VOCABULARY_HINT}"
+    embedded, predicted = _rows(first, INPUT_EMBEDDING), _rows(last, HEAD)
+    if embedded is not None and predicted is not None and embedded != predicted:
+        reason = f"its head has {predicted} rows, and the embedding there {embedded}{VOCABULARY_HINT}"
         raise IncompatibleModels(model=last.label, other=first.label, reason=reason)
+
+
+def _rows(reader: Reader, kind: re.Pattern[str]) -> int | None:
+    """How many rows the first matrix of this kind has."""
+    shapes = (at.info.shape for name, at in reader.layout.tensors.items() if kind.search(name))
+    return next((shape[0] for shape in shapes if len(shape) == 2), None)
 
 
 def _check_alike(layers: Sequence[Mapping[str, str]], members: Sequence[tuple[int, _Tower]], step: int) -> None:

@@ -89,7 +89,7 @@ def test_slices_of_two_vocabularies_make_no_model(bench: Any) -> None:
     paths = [bench.write("small", model(5)), bench.write("large", model(7))]
     slices = [{"sources": [{"model": path, "layer_range": [0, 2]}]} for path in paths]
     recipe = bench.recipe("passthrough", [], base=False, slices=slices)
-    with pytest.raises(IncompatibleModels, match=r"head has \[7\] rows, and the embedding there \[5\].*tokenizer"):
+    with pytest.raises(IncompatibleModels, match=r"head has 7 rows, and the embedding there 5; .*tokenizer"):
         bench.merge(recipe)
 
 

@@ -285,3 +285,12 @@ def test_a_number_that_is_no_flag_is_refused(bench: Any) -> None:
 def test_recipes_for_what_there_is_not_are_told_so(recipe: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidRecipe, match=reason):
         load_recipe(recipe)
+
+
+def test_an_id_of_the_hub_is_told_as_it_is_written_here(bench: Any) -> None:
+    with pytest.raises(
+        SourceNotFound, match=r"or hf:ORG/NAME\[@REVISION\], here hf:mistralai/Mistral-7B-v0\.1@main\.$"
+    ):
+        plan(bench.recipe("linear", ["mistralai/Mistral-7B-v0.1@main"], base=False), settings=Settings())
+    with pytest.raises(SourceNotFound, match=r"\[@REVISION\]\.$"):
+        plan(bench.recipe("linear", ["./not/there"], base=False), settings=Settings())
