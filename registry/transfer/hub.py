@@ -61,7 +61,7 @@ def download(source: str, cache: Path | None = None) -> Path:
         expected = "a repository and revision of the Hub that is public, or that HF_TOKEN gives access to"
         raise SourceNotFound(source=source, expected=expected) from error
     except failures as error:
-        raise HubUnavailable(source=source, reason=str(error).splitlines()[0]) from error
+        raise HubUnavailable(source=source, reason=str(error).splitlines()[0].rstrip(".")) from error
     return Path(folder)
 
 
