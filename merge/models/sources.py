@@ -21,6 +21,7 @@ from graftwork.errors import (
 )
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located, read_checkpoint
 from graftwork.registry.formats.config import ADAPTER_CONFIG_FILE
+from graftwork.registry.formats.folder import cache_of
 from graftwork.registry.transfer.hub import PREFIX, SOURCE, download
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Finder:
         if reference in self.steps:
             return Origin(reference, self.steps[reference])
         if self.paths and (path := _existing(reference)) is not None:
-            return Origin(reference, path, None, _cache_of(path))
+            return Origin(reference, path, None, cache_of(path))
         if "+" in reference:
             return self._with_adapter(reference)
         if reference.startswith(HUB):
@@ -254,12 +255,6 @@ def _of_model(error: InvalidContent, origin: Origin) -> InvalidContent:
     if path.startswith((str(origin.root), origin.label)):
         return error
     return type(error)(**{**error.fields, "path": f"{origin.label}/{path}"})
-
-
-def _cache_of(path: Path) -> Path | None:
-    """Where the links of a model's folder lead: for a snapshot in the Hub's cache, the folder of its repository."""
-    folder = path.resolve()
-    return folder.parent.parent if folder.parent.name == "snapshots" else None
 
 
 def _existing(reference: str) -> Path | None:

@@ -59,6 +59,12 @@ def list_files(root: Path, *, links_to: Path | None = None, in_place: bool = Fal
     return tuple(sorted(taken))
 
 
+def cache_of(path: Path) -> Path | None:
+    """Where the links of a folder lead: for a snapshot in the Hub's cache, the folder of its repository."""
+    folder = path.resolve()
+    return folder.parent.parent if folder.parent.name == "snapshots" else None
+
+
 class Spellings:
     """Paths that stay apart on every disk, whatever it makes of case and of Unicode's ways to write a letter."""
 

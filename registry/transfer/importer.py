@@ -26,6 +26,7 @@ from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.registry.formats.dataset import is_dataset, read_dataset
 from graftwork.registry.formats.encoders import names_for_adapters
 from graftwork.registry.formats.finite import check_finite
+from graftwork.registry.formats.folder import cache_of
 from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE, AdapterLayout, check_against_base, read_adapter
 from graftwork.registry.formats.safetensors import Header
 from graftwork.registry.refs import Name, Ref, check_alias
@@ -110,7 +111,8 @@ def import_source(
     path = Path(source).expanduser()
     if not path.exists():
         raise SourceNotFound(source=source, expected=EXPECTED)
-    return _import(registry, path, order, move=move, links_to=None, progress=progress)
+    links_to = None if move else cache_of(path)
+    return _import(registry, path, order, move=move, links_to=links_to, progress=progress)
 
 
 def _import(

@@ -245,3 +245,17 @@ def test_blobs_that_another_version_has_survive_a_failed_import(
         import_source(local_registry, family["base"], Name("a", "copy"), also=fail, move=True)
     for file in version.files:
         local_registry.blobs.verify(file.sha256)
+
+
+def test_a_snapshot_in_the_hubs_cache_is_imported_with_what_it_links_to(
+    registry: Registry, family: dict[str, Path], tmp_path: Path
+) -> None:
+    repository = tmp_path / "models--acme--base"
+    (repository / "blobs").mkdir(parents=True)
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for path in family["base"].iterdir():
+        shutil.copy(path, repository / "blobs" / digest(path.name.encode()))
+        (snapshot / path.name).symlink_to(Path("../../blobs") / digest(path.name.encode()))
+    assert import_source(registry, str(snapshot), BASE).digest == import_base(registry, family).digest
+    assert all(not path.is_symlink() for path in (repository / "blobs").iterdir())
