@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ from graftwork.merge.models.readers import Reader
 from graftwork.merge.models.sources import Origin, Stamp, open_adapter, stamps_of
 from graftwork.registry.formats.adapters.kinds import FOLDABLE, Kind
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located
+from graftwork.registry.formats.encoders import TRUNKS
 from graftwork.registry.formats.peft import check_against_base
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
 
@@ -31,6 +32,8 @@ KEPT_TENSORS = 2
 EMBEDDINGS = (Kind.EMBEDDING, Kind.DORA_EMBEDDING)
 PASS_ON_BIAS = (Kind.IA3_OUTPUT, Kind.HYDRA)
 """Kinds that change what a layer puts out, its bias too."""
+TRUNK_NAMES = sorted({*TRUNKS.values(), "backbone", "gpt_neox", "model", "transformer"})
+"""What classes with a head call the model without it."""
 T = TypeVar("T")
 
 
@@ -141,7 +144,7 @@ class AdaptedModel:
         if not part.tensors and (own := adapter.own(module, parameter)) is not None:
             return own
         is_transposed = adapter.layout.config.fan_in_fan_out and part.kind not in EMBEDDINGS
-        stored = self._whole(f"{module}.weight")
+        stored = self._whole(f"{tensor.rpartition('.')[0]}.weight")
         w0 = stored.T if is_transposed else stored
         if parameter == "bias":
             return np.ascontiguousarray(adapter.bias(module, w0, self._whole(tensor)), np.float32)
@@ -170,16 +173,20 @@ def adapt(inner: Reader, origin: Origin) -> AdaptedModel:
     adapter = open_adapter(origin.adapter)
     tensors = inner.layout.tensors
     name, base = origin.adapter.label, origin.label.rpartition("+")[0]
+    called = _names_in(tensors, adapter.parts)
     shapes = {tensor: located.info for tensor, located in tensors.items()}
+    for module, here in called.items():
+        own = {parameter: shapes.get(f"{here}.{parameter}") for parameter in ("weight", "bias")}
+        shapes |= {f"{module}.{parameter}": info for parameter, info in own.items() if info is not None}
     check_against_base(adapter, shapes, adapter_name=name, base_name=base)
     products, wholes = {}, {}
     for module, part in adapter.parts.items():
         owns = {role.removeprefix("base_layer.") for role in part.own}
+        weight, bias = (f"{called.get(module, module)}.{parameter}" for parameter in ("weight", "bias"))
         if module in adapter.foldable and "weight" not in owns:
-            products[f"{module}.weight"] = module
+            products[weight] = module
         elif "weight" in owns or (part.tensors and part.kind not in FOLDABLE):
-            wholes[f"{module}.weight"] = module
-        bias = f"{module}.bias"
+            wholes[weight] = module
         if "bias" in owns or any(role.endswith("bias") for role in part.tensors):
             if bias not in tensors:
                 reason = f"it trains a bias of {module!r}, and the base has none to merge it into"
@@ -197,3 +204,14 @@ def adapt(inner: Reader, origin: Origin) -> AdaptedModel:
     layout = replace(inner.layout, tensors={**tensors, **computed})
     stamps = stamps_of(adapter.root, adapter.files)
     return AdaptedModel(origin, inner, read_variant(adapter), stamps, layout, products, wholes)
+
+
+def _names_in(tensors: Collection[str], modules: Collection[str]) -> Mapping[str, str]:
+    """What a model calls those modules of an adapter that it calls otherwise: one of the two has no head around it."""
+    missing = [module for module in modules if f"{module}.weight" not in tensors]
+    ways: list[dict[str, str]] = [{}]
+    for trunk in TRUNK_NAMES:
+        ways.append({module: f"{trunk}.{module}" for module in missing})
+        ways.append({module: module.removeprefix(f"{trunk}.") for module in missing})
+    found = [{module: name for module, name in way.items() if f"{name}.weight" in tensors} for way in ways]
+    return max(found, key=len)

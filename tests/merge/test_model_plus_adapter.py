@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, PeftModel, VeraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from graftwork.errors import GraftworkError
@@ -69,6 +69,26 @@ def test_the_result_is_pefts(tmp_path: Path, kind: str, options: dict[str, Any])
     assert got.keys() == wanted.keys()
     for name, values in wanted.items():
         torch.testing.assert_close(got[name], values, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("options", [{"target_modules": ["q_proj"]}, {"target_modules": ["q_proj"], "use_dora": True}])
+@pytest.mark.parametrize("bare", ["base", "adapter"])
+def test_one_of_both_may_be_of_the_class_without_a_head(tmp_path: Path, bare: str, options: dict[str, Any]) -> None:
+    reference = family(tmp_path, **options)
+    wanted = expected(tmp_path)
+    root = tmp_path / ("base" if bare == "base" else "lora")
+    file, prefix = {"base": ("model.safetensors", "model."), "adapter": ("adapter_model.safetensors", "model.model.")}[
+        bare
+    ]
+    tensors = load_file(root / file)
+    shorter = {name.replace(prefix, prefix.removesuffix("model."), 1): values for name, values in tensors.items()}
+    assert shorter.keys() != tensors.keys()
+    save_file(shorter, root / file, {"format": "pt"})
+    got = passthrough(reference, tmp_path / "out")
+    assert len(got) == len(wanted)
+    for name, values in wanted.items():
+        here = name.removeprefix("model.") if bare == "base" else name
+        torch.testing.assert_close(got[here], values, rtol=1e-5, atol=1e-5, msg=name)
 
 
 VARIANTS: dict[str, tuple[str, PeftConfig]] = {
