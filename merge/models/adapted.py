@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -18,9 +18,9 @@ from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.models.sources import Origin, Stamp, open_adapter, stamps_of
+from graftwork.merge.models.spelling import names_in, shapes_for
 from graftwork.registry.formats.adapters.kinds import FOLDABLE, Kind
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located
-from graftwork.registry.formats.encoders import TRUNKS
 from graftwork.registry.formats.peft import check_against_base
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
 
@@ -32,8 +32,6 @@ KEPT_TENSORS = 2
 EMBEDDINGS = (Kind.EMBEDDING, Kind.DORA_EMBEDDING)
 PASS_ON_BIAS = (Kind.IA3_OUTPUT, Kind.HYDRA)
 """Kinds that change what a layer puts out, its bias too."""
-TRUNK_NAMES = sorted({*TRUNKS.values(), "backbone", "gpt_neox", "model", "transformer"})
-"""What classes with a head call the model without it."""
 T = TypeVar("T")
 
 
@@ -173,11 +171,8 @@ def adapt(inner: Reader, origin: Origin) -> AdaptedModel:
     adapter = open_adapter(origin.adapter)
     tensors = inner.layout.tensors
     name, base = origin.adapter.label, origin.label.rpartition("+")[0]
-    called = _names_in(tensors, adapter.parts)
-    shapes = {tensor: located.info for tensor, located in tensors.items()}
-    for module, here in called.items():
-        own = {parameter: shapes.get(f"{here}.{parameter}") for parameter in ("weight", "bias")}
-        shapes |= {f"{module}.{parameter}": info for parameter, info in own.items() if info is not None}
+    called = names_in(tensors, adapter.parts)
+    shapes = shapes_for(tensors, adapter.parts)
     check_against_base(adapter, shapes, adapter_name=name, base_name=base)
     products, wholes = {}, {}
     for module, part in adapter.parts.items():
@@ -204,14 +199,3 @@ def adapt(inner: Reader, origin: Origin) -> AdaptedModel:
     layout = replace(inner.layout, tensors={**tensors, **computed})
     stamps = stamps_of(adapter.root, adapter.files)
     return AdaptedModel(origin, inner, read_variant(adapter), stamps, layout, products, wholes)
-
-
-def _names_in(tensors: Collection[str], modules: Collection[str]) -> Mapping[str, str]:
-    """What a model calls those modules of an adapter that it calls otherwise: one of the two has no head around it."""
-    missing = [module for module in modules if f"{module}.weight" not in tensors]
-    ways: list[dict[str, str]] = [{}]
-    for trunk in TRUNK_NAMES:
-        ways.append({module: f"{trunk}.{module}" for module in missing})
-        ways.append({module: module.removeprefix(f"{trunk}.") for module in missing})
-    found = [{module: name for module, name in way.items() if f"{name}.weight" in tensors} for way in ways]
-    return max(found, key=len)

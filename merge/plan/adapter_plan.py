@@ -12,6 +12,7 @@ from graftwork.merge.lora.products import SLICE, is_linear
 from graftwork.merge.method import Method
 from graftwork.merge.models.layers import depth_of, find_blocks
 from graftwork.merge.models.sources import Finder, Origin, open_adapter
+from graftwork.merge.models.spelling import shapes_for
 from graftwork.merge.modifiers.lines import Lines
 from graftwork.merge.output.shards import tensor_bytes
 from graftwork.merge.plan.binding import Binding
@@ -167,8 +168,9 @@ def _check_base(
 ) -> str | None:
     """The name of the one base of all adapters, for adapter_config.json."""
     if base is not None:
-        shapes = {name: located.info for name, located in _base_tensors(base).items()}
+        tensors = _base_tensors(base)
         for origin, layout in zip(models, layouts, strict=True):
+            shapes = shapes_for(tensors, layout.parts)
             check_against_base(layout, shapes, adapter_name=origin.label, base_name=base.label)
         return recipe.base_model
     pinned = {origin.version.base for origin in models if origin.version is not None}

@@ -279,3 +279,11 @@ def test_clusters_of_separated_points_are_found_and_never_empty() -> None:
     same = cluster(np.ones((6, 2)), 3, generator(0, "m"))
     assert sorted(np.bincount(same))[0] >= 1
     assert len(np.bincount(same)) == 3
+
+
+def test_a_named_base_may_be_saved_without_its_head(family: Path, tmp_path: Path) -> None:
+    LlamaForCausalLM.from_pretrained(family / "base").model.save_pretrained(tmp_path / "bare")
+    recipe = recipe_for(family, "lora_cat", ["first"], base_model=str(tmp_path / "bare"))
+    merged = dense(merge(recipe, out=tmp_path / "merged", settings=Settings()))
+    for module, change in dense(family / "first").items():
+        np.testing.assert_allclose(merged[module], change, rtol=1e-5, atol=1e-6)
