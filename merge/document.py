@@ -72,9 +72,9 @@ OF_RECIPES = (
     (
         "tensors",
         "mergekit writes the tensors that it knows for the architecture, and drops others without a word. Here "
-        "every tensor of every model is merged, or the merge is refused; only buffers that are computed at loading, and "
-        "the copy of a tied embedding as the head, are left out where some models lack them. Names with and without the "
-        "prefix of a class with a head (`model.`, `bert.`) are one tensor's.",
+        "every tensor of every model is merged, or the merge is refused; only buffers that are computed at loading, "
+        "and the copy of a tied embedding as the head, are left out where some models lack them. Names with and "
+        "without the prefix of a class with a head (`model.`, `bert.`) are one tensor's.",
     ),
     (
         "folders",

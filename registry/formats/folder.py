@@ -21,6 +21,8 @@ IGNORED_SUFFIXES = frozenset({".lock", ".png", ".jpg", ".jpeg", ".gif", ".svg", 
 """Left where they are: locks of download tools, and the pictures of a model card."""
 MAX_FILES = 10_000
 MAX_PATH = 512
+LEVELS_IN_PLACE = 3
+"""How deep a folder is looked through that is only read: a model's files are at its top and one below."""
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 """Unicode's categories of what no file is called: control and format characters, surrogates, unassigned, private."""
 
@@ -38,7 +40,7 @@ def list_files(root: Path, *, links_to: Path | None = None, in_place: bool = Fal
     allowed = [folder.resolve() for folder in (root, links_to) if folder is not None]
     taken: list[str] = []
     known = Spellings()
-    for path in _walk(root):
+    for path in _walk(root, LEVELS_IN_PLACE if in_place else MAX_PATH):
         relative = path.relative_to(root).as_posix()
         try:
             check_path(relative)
@@ -117,12 +119,13 @@ def check_path(relative: str) -> str:
     return relative
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, levels: int) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if _is_ignored(path):
             continue
         if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
+            if levels > 1:
+                yield from _walk(path, levels - 1)
         else:
             yield path
 

@@ -110,3 +110,16 @@ def test_small_folders_and_a_normalizer_go_along(bench: Any) -> None:
     merged(bench, *paths)
     assert [(bench.root / "merged" / name).is_file() for name in small] == [True, True, True]
     assert not (bench.root / "merged" / "wandb").exists()
+
+
+def test_a_folder_of_everything_is_not_looked_through(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, _ = bench.family(1)
+    deep = bench.root / "home" / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    seen: list[Path] = []
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: (seen.append(folder), listed(folder))[1])
+    with pytest.raises(InvalidCheckpoint, match=r"holds no \.safetensors file\.$"):
+        merged(bench, paths[0], str(bench.root / "home"))
+    assert deep.parent in seen
+    assert deep not in seen
