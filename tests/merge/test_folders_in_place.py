@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,12 @@ def test_a_folder_of_everything_is_not_looked_through(bench: Any, monkeypatch: p
     deep.mkdir(parents=True)
     seen: list[Path] = []
     listed = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda folder: (seen.append(folder), listed(folder))[1])
+
+    def noted(folder: Path) -> Iterator[Path]:
+        seen.append(folder)
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", noted)
     with pytest.raises(InvalidCheckpoint, match=r"holds no \.safetensors file\.$"):
         merged(bench, paths[0], str(bench.root / "home"))
     assert deep.parent in seen
