@@ -18,6 +18,7 @@ from graftwork.merge.run.folder.folder import write_folder
 from graftwork.merge.run.steps import carried_out
 from graftwork.progress import Progress, silent
 from graftwork.registry.access.access import doer
+from graftwork.registry.formats.config import check_configs
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import Also, import_source
@@ -54,8 +55,7 @@ def publish(
         aside = scratch / "merged"
         with carried_out(recipe, aside, settings=settings, registry=registry, progress=progress, paths=paths) as steps:
             planned = plan(recipe, settings=settings, registry=registry, paths=paths, steps=steps)
-            kind = _kind_of(planned)
-            registry.catalog.check_kind(target, kind)
+            kind = _check_takes(registry, target, planned)
             merge = identity(planned) if isinstance(planned, Plan) else None
             with workplace(scratch, merge, keep) as folder:
                 out = folder / "merged"
@@ -93,9 +93,10 @@ def target_of(recipe: Recipe, name: str | None) -> Name:
 def made_before(planned: Plan | AdapterPlan, registry: Registry, target: Name) -> Version | None:
     """The version of an artifact that the same recipe made of the same versions, whatever it called them.
 
-    None also where that cannot be told, as with models that are folders. Raises KindConflict.
+    None also where that cannot be told, as with models that are folders. Raises KindConflict, and UnsafeFile for
+    configurations that the registry refuses.
     """
-    registry.catalog.check_kind(target, _kind_of(planned))
+    _check_takes(registry, target, planned)
     origins = (*planned.models, *(() if planned.base is None else (planned.base,)))
     if any(origin.version is None for origin in origins):
         return None
@@ -111,6 +112,16 @@ def made_before(planned: Plan | AdapterPlan, registry: Registry, target: Name) -
         if isinstance(merge, dict) and edges == parents and _nameless(load_recipe(merge["recipe"])) == wanted:
             return version
     return None
+
+
+def _check_takes(registry: Registry, target: Name, planned: Plan | AdapterPlan) -> Kind:
+    """The kind of the result, which the artifact and the registry were found to take, configurations and all."""
+    kind = _kind_of(planned)
+    registry.catalog.check_kind(target, kind)
+    if isinstance(planned, Plan):
+        for root in dict.fromkeys((planned.donor.root, planned.tokenizer.origin.root)):
+            check_configs(root, tuple(path.name for path in sorted(root.glob("*config.json"))))
+    return kind
 
 
 def _kind_of(planned: Plan | AdapterPlan) -> Kind:

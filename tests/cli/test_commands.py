@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import filecmp
+import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,6 +146,21 @@ def test_merge_writes_a_folder_of_paths_without_any_registry(graft: Graft, famil
     assert told.json["folder"] == str(tmp_path / "out")
     assert {"model.safetensors", "config.json", "README.md"} <= {file.name for file in (tmp_path / "out").iterdir()}
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_configuration_that_the_registry_refuses_is_refused_before_anything_is_merged(
+    graft: Graft, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(family.base, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "own.Model"}}))
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"merge_method": "passthrough", "models": [{"model": str(model)}]}))
+    assert graft("merge", path, tmp_path / "out").code == 0
+    monkeypatch.setattr("graftwork.merge.run.publish.write_folder", None)
+    told = graft("merge", path, "--name", "tiny/own")
+    assert told.code == 1
+    assert told.stderr.endswith("error: config.json is refused: its auto_map asks for code to be run.\n")
 
 
 def test_merge_reads_a_recipe_from_stdin(graft: Graft, recipe: Path, tmp_path: Path) -> None:
