@@ -16,9 +16,9 @@ from graftwork.adapters.variants.variant import Variant, read_variant
 from graftwork.errors import IncompatibleAdapter, InputChanged
 from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.kernels.weighted_sum import weighted_sum
+from graftwork.merge.models.adapter_names import names_in, shapes_for
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.models.sources import Origin, Stamp, open_adapter, stamps_of
-from graftwork.merge.models.spelling import names_in, shapes_for
 from graftwork.registry.formats.adapters.kinds import FOLDABLE, Kind
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located
 from graftwork.registry.formats.peft import check_against_base

@@ -13,8 +13,6 @@ from dataclasses import replace
 from graftwork.merge.models.layers import HEAD
 from graftwork.merge.models.sources import Source
 from graftwork.registry.formats.checkpoint import Located
-from graftwork.registry.formats.encoders import TRUNKS
-from graftwork.registry.formats.safetensors import TensorInfo
 
 OLD_NORM = re.compile(r"(?<=LayerNorm\.)(?:gamma|beta)$")
 NEW_NORM = {"gamma": "weight", "beta": "bias"}
@@ -22,9 +20,6 @@ COMPUTED = re.compile(r"(?:^|\.)(?:rotary_emb\.inv_freq|position_ids|(?:attn|att
 """Buffers that releases of transformers have saved, and that all of them compute."""
 CAUSAL_MASK = re.compile(r"(?:^|\.)(?:attn|attention)\.bias$")
 """Such a buffer where it is a table of all places by all places; elsewhere the bias of a layer."""
-
-TRUNK_NAMES = sorted({*TRUNKS.values(), "backbone", "gpt_neox", "model", "transformer"})
-"""What classes with a head call the model without it."""
 
 
 def agree(sources: Sequence[Source]) -> None:
@@ -42,26 +37,6 @@ def agree(sources: Sequence[Source]) -> None:
         }
         if len(kept) < len(source.layout.tensors):
             source.layout = replace(source.layout, tensors=kept)
-
-
-def names_in(tensors: Collection[str], modules: Collection[str]) -> Mapping[str, str]:
-    """What a model calls those modules of an adapter that it calls otherwise: one of the two has no head around it."""
-    missing = [module for module in modules if f"{module}.weight" not in tensors]
-    ways: list[dict[str, str]] = [{}]
-    for trunk in TRUNK_NAMES:
-        ways.append({module: f"{trunk}.{module}" for module in missing})
-        ways.append({module: module.removeprefix(f"{trunk}.") for module in missing})
-    found = [{module: name for module, name in way.items() if f"{name}.weight" in tensors} for way in ways]
-    return max(found, key=len)
-
-
-def shapes_for(tensors: Mapping[str, Located], modules: Collection[str]) -> Mapping[str, TensorInfo]:
-    """The tensors of a model, those of an adapter's modules by the adapter's names too."""
-    shapes = {name: at.info for name, at in tensors.items()}
-    for module, here in names_in(tensors, modules).items():
-        own = {parameter: shapes.get(f"{here}.{parameter}") for parameter in ("weight", "bias")}
-        shapes |= {f"{module}.{parameter}": info for parameter, info in own.items() if info is not None}
-    return shapes
 
 
 def _names_by(reference: Mapping[str, Located], tensors: Mapping[str, Located]) -> Mapping[str, str]:

@@ -10,9 +10,9 @@ from graftwork.adapters.algebra.lowrank import working_bytes
 from graftwork.errors import IncompatibleModels, InvalidRecipe, InvalidSetting
 from graftwork.merge.lora.products import SLICE, is_linear
 from graftwork.merge.method import Method
+from graftwork.merge.models.adapter_names import shapes_for
 from graftwork.merge.models.layers import depth_of, find_blocks
 from graftwork.merge.models.sources import Finder, Origin, open_adapter
-from graftwork.merge.models.spelling import shapes_for
 from graftwork.merge.modifiers.lines import Lines
 from graftwork.merge.output.shards import tensor_bytes
 from graftwork.merge.plan.binding import Binding
