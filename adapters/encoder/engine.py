@@ -76,6 +76,7 @@ class EncoderEngine:
         self._probes = texts(checkpoint, positions)
         self.residency = Residency(attachments, self._probe, base_name=checkpoint.name, limits=Limits.of(settings))
         self._checkpoint = checkpoint
+        self._headless = "no classification head"
         self._budget = settings.encoder_tokens
         turns = Turns(settings.fair_tokens, parse_weights(settings.tenant_weights))
         self._queue = FairQueue(turns, max_waiting=settings.max_queue)
@@ -104,6 +105,7 @@ class EncoderEngine:
         except InvalidCheckpoint as error:
             without = load_encoder(folder, name=name, device=device, dtype=dtype, with_head=False)
             engine = cls(without, settings)
+            engine._headless = "no classification head that the embedded engine can compute"
             logger.warning("%s is served without its classification head: %s", name, error)
             return engine
 
@@ -132,7 +134,7 @@ class EncoderEngine:
         if folder is not None and (task := task_of(folder)) in OTHER_TASKS:
             raise InvalidRequest(field="model", reason=f"it cannot classify texts: its task_type is {task}")
         if not count or missing:
-            lacks = f"no weights for {', '.join(missing)}" if count else "no classification head"
+            lacks = f"no weights for {', '.join(missing)}" if count else self._headless
             who = "it has" if resident is None else "the adapter and its base have"
             raise InvalidRequest(field="model", reason=f"it cannot classify: {who} {lacks}")
         return read_labels(folder, count, read_labels(self._checkpoint.folder, self._heads.labels(None)))

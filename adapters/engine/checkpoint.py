@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from graftwork.errors import InvalidCheckpoint, InvalidSetting
 from graftwork.registry.catalog.bases import CONFIG_FILE
+from graftwork.registry.formats.config import read_object
 
+CAUSAL = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+"""The `model_type`s of which transformers has a causal language model."""
+OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -33,6 +39,12 @@ class Checkpoint:
         """Positions the model was made for, if it says."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return positions if isinstance(positions, int) else None
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The modules that follow the trunk: they see only the rows whose logits are wanted."""
+        trunk = set(self.model.base_model.modules())
+        return [module for module in self.model.modules() if module not in trunk and module is not self.model]
 
     @property
     def vocabulary(self) -> int:
@@ -60,6 +72,7 @@ def load_checkpoint(folder: Path, *, name: str, device: str, dtype: str | None) 
         raise InvalidSetting(name="dtype", value=dtype, expected=f"one of {', '.join(DTYPES)}")
     if not (folder / CONFIG_FILE).is_file():
         raise InvalidCheckpoint(path=str(folder), reason=f"it has no {CONFIG_FILE}")
+    _require_causal(folder)
     tokenizer = load_tokenizer(folder)
     try:
         with _quiet():
@@ -120,6 +133,16 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _require_causal(folder: Path) -> None:
+    config = read_object(folder / CONFIG_FILE, CONFIG_FILE)
+    kind, named = config.get("model_type"), config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else f"model of type {kind}"
+    if kind not in CAUSAL or config.get("is_encoder_decoder") or architecture.endswith(OTHER_HEADS):
+        accepted = "causal language models and encoders such as BERT, RoBERTa or ModernBERT"
+        reason = f"it is a {architecture}, and the embedded engine serves {accepted}"
+        raise InvalidCheckpoint(path=str(folder), reason=reason)
 
 
 def _require_complete(report: dict[str, Any], folder: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from graftwork.adapters.engine import masks
 from graftwork.adapters.engine.batch import Piece
 from graftwork.adapters.engine.runner import Runner
 from graftwork.errors import InvalidCheckpoint
@@ -40,14 +41,15 @@ def expected_logits(model: PreTrainedModel) -> list[Tensor]:
     ]
 
 
-def require_conformance(runner: Runner, expected: list[Tensor], path: Path) -> None:
+def require_conformance(runner: Runner, expected: list[Tensor], path: Path, max_tokens: int) -> None:
     """Compare both prompts, packed together and the first one in pieces, with `expected`. The cache must be unused.
 
-    A model that keeps a state of its own, mixes packed sequences or wants another attention is refused here. Raises
-    InvalidCheckpoint.
+    A model that keeps a state of its own, mixes packed sequences or wants another attention is refused here, and so is
+    one that would within `max_tokens` see less by its masks than packed attention lets it. Raises InvalidCheckpoint.
     """
     try:
-        got = _packed_logits(runner, *prompts(runner.model))
+        with masks.watched(runner.model) as untold:
+            got = _packed_logits(runner, *prompts(runner.model))
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InvalidCheckpoint(path=str(path), reason=f"the embedded engine cannot run it: {error}") from error
     for ours, theirs in zip(got, expected, strict=True):
@@ -56,6 +58,12 @@ def require_conformance(runner: Runner, expected: list[Tensor], path: Path) -> N
         if not worst <= TOLERANCE.get(theirs.dtype, 1e-1):
             reason = f"the embedded engine computes other logits than transformers does (off by {worst:.1%})"
             raise InvalidCheckpoint(path=str(path), reason=reason)
+    if untold and min(untold) < max_tokens:
+        reason = (
+            f"some of its layers see {min(untold)} tokens at a time, which the embedded engine cannot compute; "
+            f"set max_model_tokens to {min(untold)} or less"
+        )
+        raise InvalidCheckpoint(path=str(path), reason=reason)
 
 
 def _packed_logits(runner: Runner, first: list[int], second: list[int]) -> list[Tensor]:

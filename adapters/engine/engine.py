@@ -66,9 +66,9 @@ class Engine:
         require_packable(checkpoint, self.max_tokens)
         expected = expected_logits(model)
         cache = KeyValueCache(pages_needed(settings.page_tokens), settings.page_tokens)
-        attachments = Attachments(model, settings.adapter_rank_rows)
+        attachments = Attachments(model, settings.adapter_rank_rows, checkpoint.heads)
         self._runner = Runner(model, cache, attachments)
-        require_conformance(self._runner, expected, checkpoint.folder)
+        require_conformance(self._runner, expected, checkpoint.folder, self.max_tokens)
         cache.fill(settings.cache_bytes, least=pages_needed(cache.page_tokens))
         self.residency = Residency(attachments, self._probe, base_name=checkpoint.name, limits=Limits.of(settings))
         self._scheduler = Scheduler(

@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -50,6 +51,10 @@ GPT2_LORAS: dict[str, dict[str, Any]] = {
     "attention": {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"], "fan_in_fan_out": True},
     "everything": {"r": 8, "lora_alpha": 4, "target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True},
 }
+BERT_LORAS: dict[str, dict[str, Any]] = {
+    "attention": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]},
+    "everything": {"r": 8, "lora_alpha": 4, "target_modules": "all-linear"},
+}
 SIZES: dict[str, Any] = {
     "vocab_size": 260,
     "hidden_size": 64,
@@ -68,6 +73,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(**{**SIZES, "num_hidden_layers": 3}),
     "qwen2": lambda: Qwen2Config(**SIZES),
     "mistral": lambda: MistralConfig(**SIZES, sliding_window=9),
+    "bert": lambda: BertConfig(**{**SIZES, "tie_word_embeddings": True}, is_decoder=True),
     "gpt2": lambda: GPT2Config(
         vocab_size=260,
         n_embd=64,
@@ -178,7 +184,7 @@ def family_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Famil
                     parameter.normal_(0, 0.3)
         model.save_pretrained(root / "base")
         byte_tokenizer().save_pretrained(root / "base")
-        loras = GPT2_LORAS if architecture == "gpt2" else LORAS
+        loras = {"gpt2": GPT2_LORAS, "bert": BERT_LORAS}.get(architecture, LORAS)
         adapters = {
             name: write_lora(root / "base", root / name, options, seed=seed)
             for seed, (name, options) in enumerate(loras.items())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    DogeConfig,
     Gemma2Config,
     GptOssConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
     PreTrainedModel,
+    Qwen2MoeConfig,
 )
 
 from graftwork.adapters.engine import attention
@@ -39,6 +44,13 @@ SMALL: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 1,
     "pad_token_id": 2,
+}
+EXPERTS: dict[str, Any] = {
+    **SMALL,
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
 }
 
 
@@ -75,14 +87,48 @@ def folder_of(tmp_path: Path, family: Family) -> Callable[[Any], Path]:
             ),
             "longrope rotary embedding .* set max_model_tokens to 32 or less",
         ),
+        (
+            Qwen2MoeConfig(**EXPERTS, use_sliding_window=True, sliding_window=20, max_window_layers=1),
+            "some of its layers see 20 tokens at a time, .* set max_model_tokens to 20 or less",
+        ),
+        (
+            Llama4TextConfig(**SMALL, intermediate_size_mlp=32, num_local_experts=2, attention_chunk_size=24),
+            "some of its layers see 24 tokens at a time, .* set max_model_tokens to 24 or less",
+        ),
+        (DogeConfig(**SMALL), "attention needs a mask of its own making"),
     ],
-    ids=["soft cap", "attention sinks", "no attention", "longrope"],
+    ids=["soft cap", "attention sinks", "no attention", "longrope", "untold window", "untold chunks", "own mask"],
 )
 def test_a_model_that_needs_more_than_packed_attention_is_refused(
     config: Any, reason: str, folder_of: Callable[[Any], Path], settings: Settings
 ) -> None:
     with pytest.raises(InvalidCheckpoint, match=reason):
         Engine.load(folder_of(config), settings)
+
+
+def test_a_window_that_no_sequence_outgrows_is_no_reason_to_refuse(
+    folder_of: Callable[[Any], Path], settings: Settings
+) -> None:
+    folder = folder_of(Qwen2MoeConfig(**EXPERTS, use_sliding_window=True, sliding_window=20, max_window_layers=1))
+    assert Engine.load(folder, replace(settings, max_model_tokens=20)).max_tokens == 20
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("T5ForConditionalGeneration", {"model_type": "t5", "is_encoder_decoder": True}),
+        ("ConvBertForMaskedLM", {"model_type": "convbert"}),
+        ("LlamaForSequenceClassification", {}),
+    ],
+)
+def test_what_is_no_causal_language_model_is_refused_by_its_architecture(
+    architecture: str, changes: dict[str, Any], folder_of: Callable[[Any], Path], settings: Settings
+) -> None:
+    folder = folder_of(LlamaConfig(**SMALL))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes, "architectures": [architecture]}))
+    with pytest.raises(InvalidCheckpoint, match=f"it is a {architecture}, and the embedded engine serves causal"):
+        Engine.load(folder, settings)
 
 
 def test_a_model_whose_logits_come_out_different_is_refused(

@@ -26,7 +26,7 @@ def prompts(count: int, seed: int, longest: int = 60) -> list[list[int]]:
     return [[rng.randrange(256) for _ in range(rng.choice([1, 2, 5, 13, 30, longest]))] for _ in range(count)]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "mistral", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "mistral", "gpt2", "bert"])
 def test_a_mixed_batch_with_continuous_arrivals_is_token_exact(
     architecture: str, family_of: Callable[[str], Family], engine_of: EngineFactory
 ) -> None:
@@ -47,7 +47,7 @@ def test_a_mixed_batch_with_continuous_arrivals_is_token_exact(
 
 
 def test_the_adapters_of_the_tests_change_what_the_base_says(family_of: Callable[[str], Family]) -> None:
-    for architecture in ("llama", "qwen2", "mistral", "gpt2"):
+    for architecture in ("llama", "qwen2", "mistral", "gpt2", "bert"):
         family = family_of(architecture)
         answers = [tuple(family.greedy_cached(name, [1, 2, 3], 12)) for name in [None, *family.adapters]]
         assert len(set(answers)) == len(answers)
