@@ -49,6 +49,7 @@ from graftwork.api.routes import (
     tokens,
     uploads,
 )
+from graftwork.api.texts import refuse_half_characters
 from graftwork.settings import Settings
 
 REST = (
@@ -90,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="A registry, a merge engine and a multi-adapter inference server for fine-tuned models.",
         lifespan=lifespan,
-        dependencies=[Depends(require_permission)],
+        dependencies=[Depends(require_permission), Depends(refuse_half_characters)],
     )
     errors.install(app)
     idempotency.install(app)

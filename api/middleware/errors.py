@@ -93,7 +93,7 @@ async def _graftwork_error(request: Request, error: Exception) -> Response:
 async def _invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     problems = list(error.errors())
-    if any(problem["loc"][0] == "body" for problem in problems) and not _is_json(request):
+    if any(problem["loc"][0] == "body" for problem in problems) and not is_json(request):
         return respond(request, InvalidRequest(field="Content-Type", reason="expected application/json"))
     first = first_problem(problems)
     field = "body" if first["type"] == "json_invalid" else _location(first["loc"])
@@ -105,6 +105,8 @@ async def _invalid_request(request: Request, error: Exception) -> Response:
 
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
+    if isinstance(error.__cause__, ValueError | RecursionError):  # what parsing a body failed of
+        return respond(request, InvalidRequest(field="body", reason=f"it cannot be read as JSON ({error.__cause__})"))
     phrase = HTTPStatus(error.status_code).phrase
     detail = f"{request.method} {request.url.path}: {phrase.lower()}."
     return _plain_failure(request, error.status_code, phrase, detail, error.headers)
@@ -148,7 +150,7 @@ def _location(parts: tuple[int | str, ...]) -> str:
     return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", path)
 
 
-def _is_json(request: Request) -> bool:
+def is_json(request: Request) -> bool:
     """Whether the request says that its body is JSON, or has none."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_empty = request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers

@@ -183,6 +183,29 @@ def test_a_body_that_is_not_json_and_a_path_that_is_not_there_have_the_same_shap
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"model": "tiny/base", "prompt": "é"}'.encode("latin1"), "body: it cannot be read as JSON ('utf-8' codec"),
+        (b'{"prompt": ' + b"[" * 100_000, "body: it cannot be read as JSON (maximum recursion depth"),
+        (b'{"max_tokens": 1' + b"0" * 5000 + b"}", "body: it cannot be read as JSON (Exceeds the limit"),
+        (b'{"model": "tiny/base", "prompt": "a\\ud800"}', "body: a text in it has \\ud800, half of a surrogate pair"),
+        (b'{"model": "tiny/\\udfff", "prompt": "a"}', "body: a text in it has \\udfff, half of a surrogate pair"),
+    ],
+    ids=["latin1", "nested", "long number", "half a prompt", "half a name"],
+)
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason(client: httpx.Client, body: bytes, message: str) -> None:
+    response = client.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith(message)
+
+
+def test_a_surrogate_pair_is_a_character(client: httpx.Client) -> None:
+    body = b'{"model": "tiny/base", "prompt": "\\ud83c\\udf89", "max_tokens": 1}'
+    response = client.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    assert response.json()["usage"]["completion_tokens"] == 1
+
+
 def test_an_unexpected_failure_tells_nothing_of_the_inside(server: Server, client: httpx.Client) -> None:
     host = server.app.state.services.host
     secret = "the inside of the server"
