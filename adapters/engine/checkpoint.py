@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from graftwork.registry.formats.config import read_object
 CAUSAL = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 """The `model_type`s of which transformers has a causal language model."""
 OTHER_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
+PREFERENCES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -51,6 +52,12 @@ class Checkpoint:
         """Tokens that the input embedding knows."""
         embedding: Any = self.model.get_input_embeddings()
         return int(embedding.weight.shape[0])
+
+    @property
+    def preferred(self) -> Mapping[str, float]:
+        """What its generation_config.json says of sampling, by the names of `PREFERENCES`; absent what it does not."""
+        said = {name: getattr(self.model.generation_config, name, None) for name in PREFERENCES}
+        return {name: value for name, value in said.items() if type(value) in (int, float)}
 
     @property
     def end_ids(self) -> frozenset[int]:

@@ -85,6 +85,8 @@ class Engine:
         self._prefill_tokens = settings.prefill_tokens
         self._vocabulary = checkpoint.vocabulary
         self._end_ids = checkpoint.end_ids
+        self.preferred = checkpoint.preferred
+        """How the model's makers would have it sampled, where a request does not say."""
         self._aside = threading.Lock()  # whose turn it is to borrow pages
         self._loop = StepLoop("graftwork-engine", self.step, lambda error: self._fail(self._scheduler.all(), error))
 
@@ -108,6 +110,11 @@ class Engine:
     def is_alive(self) -> bool:
         """Whether its thread runs."""
         return self._loop.is_alive
+
+    @property
+    def room(self) -> int:
+        """Prompt and completion tokens that one sequence may have and the cache has room for."""
+        return min(self.max_tokens, self._runner.cache.pages.total * self._runner.cache.page_tokens)
 
     @property
     def waiting(self) -> int:
@@ -334,11 +341,10 @@ class Engine:
             raise InvalidRequest(field="prompt", reason="it has no tokens; at least one is needed")
         if not all(0 <= token < self._vocabulary for token in prompt_ids):
             raise InvalidRequest(field="prompt", reason=f"its tokens must be from 0 to {self._vocabulary - 1}")
-        held = self._runner.cache.pages.total * self._runner.cache.page_tokens
+        most = self.room
         limit = f"this model takes {self.max_tokens} tokens in all (max_model_tokens or its own limit)"
         if prompt + wanted <= self.max_tokens:
-            limit = f"the cache has room for {held} (cache_bytes)"
-        most = min(self.max_tokens, held)
+            limit = f"the cache has room for {most} (cache_bytes)"
         if prompt >= most:
             raise ContextLengthExceeded(field="prompt", reason=f"it has {prompt} tokens; {limit}")
         if prompt + wanted > most:

@@ -25,7 +25,7 @@ def first_sequence(
         Sequence(
             tokens=list(request.prompt_ids),
             sampling=request.sampling,
-            sampler=Sampler(request.sampling, index),
+            sampler=Sampler(request.sampling, index, request.prompt_ids),
             text=TextStream(decoder, request.sampling.stop),
             generation=generation,
             lease=lease,

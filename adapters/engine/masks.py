@@ -1,4 +1,4 @@
-"""What a model's masks say that its attention is not told, found out when it is loaded: packed attention has no masks."""
+"""What masks say that the attention is not told, found out when a model is loaded: packed attention has no masks."""
 
 from __future__ import annotations
 

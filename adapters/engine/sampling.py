@@ -24,13 +24,14 @@ class Choice:
 class Sampler:
     """Draws one sequence's tokens. Its random numbers are its own, so a seed gives the same tokens in any batch."""
 
-    def __init__(self, sampling: Sampling, index: int = 0) -> None:
+    def __init__(self, sampling: Sampling, index: int = 0, prompt: Rows[int] = ()) -> None:
         """`index`: which choice of its request; choice i draws what the seed plus i gives."""
         self.greedy = sampling.temperature == 0 or sampling.top_k == 1
         self.logprobs = sampling.logprobs
         self._sampling = sampling
         self._seen: Counter[int] = Counter()
         self._has_penalty = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
+        self._repeatable: set[int] | None = set(prompt) if sampling.repetition_penalty != 1 else None
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -40,16 +41,22 @@ class Sampler:
     @property
     def changes_logits(self) -> bool:
         """Whether `adjust` does anything."""
-        return bool(self._sampling.logit_bias) or (self._has_penalty and bool(self._seen))
+        return bool(self._sampling.logit_bias or self._repeatable) or (self._has_penalty and bool(self._seen))
 
     def record(self, token: int) -> None:
         """Count a generated token, which later ones may be penalised for."""
         if self._has_penalty:
             self._seen[token] += 1
+        if self._repeatable is not None:
+            self._repeatable.add(token)
 
     def adjust(self, logits: Tensor) -> Tensor:
-        """A copy with biases added and penalties taken away. logits: [vocabulary] -> [vocabulary]."""
+        """A copy with repetitions made less likely, biases added and penalties taken away. [vocabulary] -> the same."""
         adjusted = logits.clone()
+        if self._repeatable:
+            known = torch.tensor(sorted(self._repeatable), device=logits.device)
+            penalty = self._sampling.repetition_penalty
+            adjusted[known] = torch.where(logits[known] < 0, logits[known] * penalty, logits[known] / penalty)
         if self._sampling.logit_bias:
             _add(adjusted, list(self._sampling.logit_bias), list(self._sampling.logit_bias.values()))
         if self._has_penalty and self._seen:

@@ -52,6 +52,11 @@ class Sampling:
     """Taken from the logit of every token that was generated before."""
     frequency_penalty: float = 0.0
     """Taken from the logit of every token as often as it was generated before."""
+    repetition_penalty: float = 1.0
+    """Divides the logits of tokens of the prompt and of those generated before, multiplies negative ones
+    (arXiv:1909.05858)."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the answer, like an end-of-sequence token but whatever `ignore_eos` says."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of tokens."""
     logprobs: int | None = None
@@ -71,6 +76,8 @@ class Sampling:
             ("frequency_penalty", self.frequency_penalty),
         ):
             _require(-2.0 <= penalty <= 2.0, name, f"{penalty} is given; -2 to 2 is accepted")
+        above = 0 < self.repetition_penalty < math.inf
+        _require(above, "repetition_penalty", f"{self.repetition_penalty} is given; a number above 0 is accepted")
         biases = self.logit_bias.values()
         _require(all(map(math.isfinite, biases)), "logit_bias", "a bias is not finite")
         in_range = self.logprobs is None or 0 <= self.logprobs <= MAX_TOP_LOGPROBS
@@ -173,7 +180,7 @@ class Sequence:
         self.tokens.append(token)
         self.sampler.record(token)
         logprobs = () if logprob is None else (logprob,)
-        if token in end_ids and not self.sampling.ignore_eos:
+        if (token in end_ids and not self.sampling.ignore_eos) or token in self.sampling.stop_token_ids:
             return Chunk(self.text.flush(), (token,), "stop", self.index, logprobs)
         text, stopped = self.text.push(token)
         if stopped:

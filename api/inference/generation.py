@@ -15,6 +15,7 @@ from starlette.requests import Request
 from transformers import PreTrainedTokenizerBase
 
 from graftwork.adapters.engine import sequence
+from graftwork.adapters.engine.checkpoint import PREFERENCES
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Completion, Generation, Sampling
 from graftwork.adapters.hosting.admission import Admission
@@ -77,16 +78,18 @@ def encode(engine: Engine, text: str, *, add_special_tokens: bool = True) -> lis
     return tokens
 
 
-def sampling(fields: SamplingFields, max_tokens: int, logprobs: int | None) -> Sampling:
-    """How a client asked to sample, OpenAI's defaults where it did not say."""
+def sampling(engine: Engine, fields: SamplingFields, max_tokens: int, logprobs: int | None) -> Sampling:
+    """How a client asked to sample; where it did not say, as the model's generation_config.json has it, else OpenAI's
+    defaults.
+    """
+    asked = {name: getattr(fields, name) for name in PREFERENCES}
+    said = {name: value for name, value in asked.items() if value is not None}
     return Sampling(
+        **{**engine.preferred, **said},
         max_tokens=max_tokens,
-        temperature=1.0 if fields.temperature is None else fields.temperature,
-        top_p=1.0 if fields.top_p is None else fields.top_p,
-        top_k=fields.top_k or 0,
-        min_p=fields.min_p or 0.0,
         seed=fields.seed,
         stop=tuple(fields.stop),
+        stop_token_ids=tuple(fields.stop_token_ids or ()),
         ignore_eos=fields.ignore_eos,
         presence_penalty=fields.presence_penalty or 0.0,
         frequency_penalty=fields.frequency_penalty or 0.0,

@@ -22,6 +22,9 @@ from graftwork.errors import ContextLengthExceeded, InvalidRequest
 
 router = APIRouter(tags=["inference"])
 
+TEMPLATE_FAILURES = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What a template may raise: its own refusals, and whatever the expressions in it do with the messages."""
+
 
 @router.post("/v1/chat/completions", response_model=ChatResponse)
 async def create_chat_completion(body: ChatRequest, request: Request, services: ServicesDep) -> Response:
@@ -30,7 +33,7 @@ async def create_chat_completion(body: ChatRequest, request: Request, services: 
     def prepare(engine: Engine) -> tuple[list[int], Sampling]:
         prompt = _render(engine, body)
         wanted = body.max_completion_tokens or body.max_tokens
-        return prompt, sampling(body, wanted or max(1, engine.max_tokens - len(prompt)), body.top)
+        return prompt, sampling(engine, body, wanted or max(1, engine.room - len(prompt)), body.top)
 
     try:
         running = await start(services, request, body, prepare)
@@ -65,8 +68,10 @@ def _render(engine: Engine, body: ChatRequest) -> list[int]:
         )
     messages = [{"role": message.role, "content": message.content} for message in body.messages]
     try:
-        text = engine.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
+        text = engine.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **(body.chat_template_kwargs or {})
+        )
+    except TEMPLATE_FAILURES as error:
         raise InvalidRequest(field="messages", reason=f"the model's chat template refuses them ({error})") from None
     return encode(engine, str(text), add_special_tokens=False)
 

@@ -27,7 +27,7 @@ async def create_completion(body: CompletionRequest, request: Request, services:
 
     def prepare(engine: Engine) -> tuple[list[int], Sampling]:
         prompt = encode(engine, body.prompt) if isinstance(body.prompt, str) else body.prompt
-        return prompt, sampling(body, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
+        return prompt, sampling(engine, body, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
 
     running = await start(services, request, body, prepare)
     envelope = running.envelope("cmpl", body.model)

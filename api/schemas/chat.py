@@ -17,6 +17,27 @@ PART = ("type", "text", "annotations", "logprobs", "prompt_cache_breakpoint")
 """What such parts may say; the last three are taken, and without effect."""
 
 
+TEMPLATING = frozenset(
+    [
+        "conversation",
+        "tools",
+        "documents",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    ]
+)
+"""What transformers' `apply_chat_template` takes for itself and does not hand to the template."""
+
+
 class Message(MessageDialect):
     """One turn of a conversation."""
 
@@ -66,6 +87,12 @@ class ChatRequest(SamplingFields):
     reasoning_effort: Annotated[Any, only("none")] = None
     verbosity: Annotated[Any, only("medium")] = None
     prediction: Unused = None
+    add_generation_prompt: Annotated[Any, only(True)] = None
+    continue_final_message: Annotated[Any, only(False)] = None
+    echo: Annotated[Any, only(False)] = None
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="what the model's chat template asks for by name, such as enable_thinking"
+    )
 
     @property
     def limit_field(self) -> str:
@@ -76,6 +103,13 @@ class ChatRequest(SamplingFields):
     def top(self) -> int | None:
         """How many likeliest tokens to name; None to say nothing of likelihoods."""
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _for_the_template(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if taken := sorted(TEMPLATING.intersection(value or ())):
+            raise ValueError(f"{taken[0]} is not for the template")
+        return value
 
     @field_validator("top_logprobs")
     @classmethod

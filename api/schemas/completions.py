@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from graftwork.api.schemas.dialect import Dialect, Unused, only
 from graftwork.api.schemas.logprobs import MAX_TOP_LOGPROBS, CompletionLogprobs
@@ -15,6 +24,10 @@ MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 TOKENS = TypeAdapter(Annotated[list[StrictInt], Field(min_length=1)])
+
+
+def _every(value: Any) -> Any:
+    return 0 if value == -1 else value
 
 
 class StreamOptions(BaseModel):
@@ -31,9 +44,16 @@ class SamplingFields(Dialect):
     """What both kinds of completion take."""
 
     model: str = Field(description="`ns/base`, `ns/adapter`, `ns/adapter@alias` or `ns/adapter@v3`")
-    temperature: float | None = Field(default=None, ge=0, le=2, description="1 when absent; 0 is greedy")
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="0 is greedy; 1 when absent and the model's generation_config.json has none",
+    )
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, description="0 keeps every token")
+    top_k: Annotated[int, Field(ge=0), BeforeValidator(_every)] | None = Field(
+        default=None, description="0, or vLLM's -1, keeps every token"
+    )
     min_p: float | None = Field(default=None, ge=0, le=1, description="share of the likeliest token's probability")
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="choice i is drawn with the seed plus i")
     stop: list[str] = Field(default=[], description=f"a text or up to {MAX_STOPS} texts to stop before")
@@ -48,7 +68,18 @@ class SamplingFields(Dialect):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     timeout: float | None = Field(default=None, gt=0, description="seconds in which it must be done")
     user: str | None = Field(default=None, description="who asks: the server is shared fairly between them")
-    repetition_penalty: Annotated[Any, only(1)] = None
+    repetition_penalty: float | None = Field(
+        default=None, gt=0, le=10, description="divides the logits of tokens of the prompt and of the answer so far"
+    )
+    stop_token_ids: list[StrictInt] | None = Field(
+        default=None, max_length=MAX_STOPS, description="tokens that end the answer, whatever ignore_eos says"
+    )
+    skip_special_tokens: Annotated[Any, only(True)] = None
+    spaces_between_special_tokens: Annotated[Any, only(True)] = None
+    include_stop_str_in_output: Annotated[Any, only(False)] = None
+    detokenize: Annotated[Any, only(True)] = None
+    use_beam_search: Annotated[Any, only(False)] = None
+    length_penalty: Annotated[Any, only(1)] = None
     min_tokens: Annotated[Any, only(0)] = None
 
     @property
@@ -70,7 +101,7 @@ class SamplingFields(Dialect):
 class CompletionRequest(SamplingFields):
     """A prompt to continue."""
 
-    prompt: str | list[int] = Field(description="a text, or the ids of its tokens")
+    prompt: str | list[int] = Field(description="a text or the ids of its tokens; either may be alone in a list")
     max_tokens: int | None = Field(default=None, ge=1, description="16 when absent")
     return_token_ids: bool = Field(default=False, description="send the ids of the tokens beside their text")
     best_of: Annotated[Any, only(1)] = None
@@ -88,6 +119,8 @@ class CompletionRequest(SamplingFields):
     @field_validator("prompt", mode="before")
     @classmethod
     def _text_or_tokens(cls, value: Any) -> str | list[int]:
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
+            value = value[0]
         if isinstance(value, str):
             return value
         try:

@@ -89,6 +89,18 @@ def test_a_penalty_changes_greedy_answers_as_a_reference_loop_does(engine: Engin
     assert generation.result().token_ids == tokens[len(PROMPT) :]
 
 
+@pytest.mark.parametrize("penalty", [1.3, 0.8])
+def test_a_repetition_penalty_is_that_of_transformers(engine: Engine, family: Family, penalty: float) -> None:
+    model, ids = family._merged(None), torch.tensor([PROMPT])
+    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), repetition_penalty=penalty, **options)
+    sampling = Sampling(max_tokens=12, temperature=0, ignore_eos=True, repetition_penalty=penalty)
+    generation = engine.submit(Request(PROMPT, sampling))
+    drain(engine)
+    assert generation.result().token_ids == out[0, len(PROMPT) :].tolist()
+    assert generation.result().token_ids != family.greedy(None, PROMPT, 12, ignore_eos=True)
+
+
 def test_a_bias_forces_and_forbids_tokens(engine: Engine) -> None:
     def first(bias: dict[int, float]) -> int:
         sampling = Sampling(max_tokens=1, temperature=0, ignore_eos=True, logit_bias=bias)
@@ -111,6 +123,8 @@ def test_a_bias_forces_and_forbids_tokens(engine: Engine) -> None:
         ("presence_penalty", 2.5),
         ("frequency_penalty", -3.0),
         ("logit_bias", {1: math.inf}),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", math.nan),
         ("logprobs", 21),
     ],
 )

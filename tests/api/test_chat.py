@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import openai
 import pytest
 
+from graftwork.api.app import create_app
+from graftwork.api.server import running
 from graftwork.registry.refs import Name
+from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source
+from graftwork.settings import Settings
 from graftwork.testing.model import load_model
 from graftwork.testing.tokenizer import character_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from graftwork.testing.family import Family
     from tests.api.conftest import Alone, Server
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 10, "temperature": 0}
@@ -126,6 +133,20 @@ def test_a_key_that_text_parts_do_not_have_is_refused_by_name(client: httpx.Clie
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, told)
 
 
+def test_an_answer_of_no_given_length_ends_where_the_cache_does(family: Family, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, threads=1, cache_bytes=10_000)
+    with Registry.open(settings) as registry:
+        import_source(registry, str(family.base), Name.parse("tiny/base"))
+    with running(create_app(settings)) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        turns: Any = CHAT["messages"]
+        asked = {"ignore_eos": True}
+        answer = client.chat.completions.create(model="tiny/base", messages=turns, extra_body=asked)
+        assert answer.usage is not None
+        room = answer.usage.total_tokens
+        with pytest.raises(openai.BadRequestError, match=rf"the cache has room for {room} \(cache_bytes\)"):
+            client.chat.completions.create(model="tiny/base", messages=turns, max_tokens=room)
+
+
 def test_a_model_without_a_chat_template_says_so(server: Server, openai_client: openai.OpenAI, tmp_path: Path) -> None:
     tokenizer = character_tokenizer(context=64)
     tokenizer.chat_template = None
@@ -138,13 +159,71 @@ def test_a_model_without_a_chat_template_says_so(server: Server, openai_client: 
     assert caught.value.param == "model"
 
 
+@pytest.fixture
+def templated(server: Server, tmp_path: Path) -> Callable[[str, Any], str]:
+    """`tiny/base` with another chat template, under a name."""
+
+    def make(name: str, template: Any) -> str:
+        tokenizer = character_tokenizer(context=64)
+        tokenizer.chat_template = template
+        load_model(server.family.base).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        import_source(server.registry, str(tmp_path / name), Name("tiny", name))
+        return f"tiny/{name}"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "reason"),
+    [
+        ("strict", "{{ raise_exception('only users speak here') }}", "only users speak here"),
+        ("sum", "{{ 1 + messages[0].content }}", "unsupported operand"),
+        ("large", "{% for i in range(99999999) %}a{% endfor %}", "Range too big"),
+        ("choice", {"rag": "a", "tool_use": "b"}, "no template is named 'default'|multiple chat templates"),
+    ],
+)
 def test_a_template_that_refuses_the_messages_is_a_bad_request(
-    server: Server, openai_client: openai.OpenAI, tmp_path: Path
+    name: str, template: Any, reason: str, templated: Callable[[str, Any], str], openai_client: openai.OpenAI
 ) -> None:
-    tokenizer = character_tokenizer(context=64)
-    tokenizer.chat_template = "{{ raise_exception('only users speak here') }}"
-    load_model(server.family.base).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    import_source(server.registry, str(tmp_path), Name.parse("tiny/strict"))
-    with pytest.raises(openai.BadRequestError, match="only users speak here"):
-        openai_client.chat.completions.create(model="tiny/strict", **CHAT)
+    with pytest.raises(openai.BadRequestError, match=f"chat template refuses them .*({reason})"):
+        openai_client.chat.completions.create(model=templated(name, template), **CHAT)
+
+
+def test_a_template_is_told_what_the_request_says_to_it(
+    templated: Callable[[str, Any], str], openai_client: openai.OpenAI
+) -> None:
+    model = templated("thinking", "{{ messages[0].content }}{% if enable_thinking %}aaaa{% endif %}")
+
+    def prompt_tokens(told: dict[str, Any] | None) -> int:
+        answer = openai_client.chat.completions.create(model=model, **CHAT, extra_body={"chat_template_kwargs": told})
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    assert prompt_tokens({"enable_thinking": True}) == prompt_tokens({"enable_thinking": False}) + 4
+    assert prompt_tokens(None) == prompt_tokens({})
+    with pytest.raises(openai.BadRequestError, match="chat_template is not for the template"):
+        prompt_tokens({"chat_template": "abc"})
+
+
+def test_what_a_model_would_have_it_sampled_by_holds_where_a_request_says_nothing(
+    server: Server, templated: Callable[[str, Any], str], openai_client: openai.OpenAI, tmp_path: Path
+) -> None:
+    template = "{{ messages[0].content }}"
+    plain = templated("plain", template)
+    preferring = tmp_path / "plain" / "generation_config.json"
+    preferring.write_text(json.dumps({"do_sample": True, "top_k": 1, "repetition_penalty": 1.7}))
+    server_side = "tiny/preferring"
+    import_source(server.registry, str(tmp_path / "plain"), Name.parse(server_side))
+
+    def answer(model: str, **said: Any) -> str | None:
+        turns: Any = CHAT["messages"]
+        asked = {"ignore_eos": True, **said}
+        completion = openai_client.chat.completions.create(model=model, messages=turns, max_tokens=20, extra_body=asked)
+        return completion.choices[0].message.content
+
+    greedy = answer(plain, temperature=0)
+    penalised = answer(plain, temperature=0, repetition_penalty=1.7)
+    assert greedy != penalised
+    assert answer(server_side) == penalised
+    assert answer(server_side, repetition_penalty=1.0) == greedy

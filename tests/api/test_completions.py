@@ -98,6 +98,26 @@ def test_a_seed_repeats_a_sampled_answer(openai_client: openai.OpenAI) -> None:
     assert sample(7) != sample(8)
 
 
+def test_a_stop_token_ends_the_answer_and_is_not_in_it(openai_client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "tiny/a@v1", "prompt": "abc", "max_tokens": 12, "temperature": 0}
+    said: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
+    whole = openai_client.completions.create(**options, extra_body=said).choices[0].model_dump()["token_ids"]
+    stop = whole[5]
+    until = whole.index(stop) + 1
+    cut = openai_client.completions.create(**options, extra_body={**said, "stop_token_ids": [stop]}).choices[0]
+    before = openai_client.completions.create(**{**options, "max_tokens": max(1, until - 1)}, extra_body=said)
+    assert (cut.model_dump()["token_ids"], cut.finish_reason) == (whole[:until], "stop")
+    assert cut.text == (before.choices[0].text if until > 1 else "")
+
+
+def test_one_prompt_alone_in_a_list_is_that_prompt(openai_client: openai.OpenAI) -> None:
+    options: dict[str, Any] = {"model": "tiny/base", "max_tokens": 4, "temperature": 0}
+    for alone in ("abc", [3, 4, 5]):
+        listed = openai_client.completions.create(prompt=[alone], **options)  # type: ignore[list-item]
+        plain = openai_client.completions.create(prompt=alone, **options)
+        assert listed.choices == plain.choices
+
+
 def test_a_stop_text_ends_the_answer_and_is_not_in_it(openai_client: openai.OpenAI) -> None:
     options: dict[str, Any] = {"model": "tiny/base", **GREEDY, "extra_body": {"ignore_eos": True}}
     whole = openai_client.completions.create(**options).choices[0].text
@@ -124,7 +144,10 @@ def test_a_stop_text_ends_the_answer_and_is_not_in_it(openai_client: openai.Open
         ("temperature", -1),
         ("top_p", 0),
         ("max_tokens", 0),
-        ("repetition_penalty", 1.1),
+        ("repetition_penalty", 0),
+        ("stop_token_ids", "a"),
+        ("include_stop_str_in_output", True),
+        ("top_k", -2),
         ("max_tokns", 5),
         ("stop", ["a"] * 17),
         ("prompt", ["two", "prompts"]),
@@ -160,7 +183,16 @@ def test_a_field_that_may_be_a_misspelling_is_told_so(client: httpx.Client) -> N
 
 
 @pytest.mark.parametrize(
-    "neutral", [{"n": 1}, {"echo": False}, {"logprobs": None}, {"presence_penalty": 0}, {"logit_bias": {}}]
+    "neutral",
+    [
+        {"n": 1},
+        {"echo": False},
+        {"logprobs": None},
+        {"presence_penalty": 0},
+        {"logit_bias": {}},
+        {"top_k": -1},
+        {"detokenize": True},
+    ],
 )
 def test_an_unsupported_field_at_its_default_is_no_obstacle(client: httpx.Client, neutral: dict[str, Any]) -> None:
     body = {"model": "tiny/base", "prompt": "abc", "max_tokens": 1, **neutral}
