@@ -57,7 +57,7 @@ class Checkpoint:
     def preferred(self) -> Mapping[str, float]:
         """What its generation_config.json says of sampling, by the names of `PREFERENCES`; absent what it does not."""
         said = {name: getattr(self.model.generation_config, name, None) for name in PREFERENCES}
-        return {name: value for name, value in said.items() if type(value) in (int, float)}
+        return {name: value for name, value in said.items() if isinstance(value, int | float)}
 
     @property
     def end_ids(self) -> frozenset[int]:

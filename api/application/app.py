@@ -10,6 +10,7 @@ from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.responses import RedirectResponse
 
 from graftwork import __version__
+from graftwork.adapters.steps.fairness import parse_weights
 from graftwork.api.application import openapi
 from graftwork.api.dependencies.auth import require_permission
 from graftwork.api.dependencies.services import open_services
@@ -78,7 +79,11 @@ FLEET = (fleet, models)
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API over the registry in `settings.home`: REST under `/api/v1`, OpenAI's dialect under `/v1`."""
+    """The API over the registry in `settings.home`: REST under `/api/v1`, OpenAI's dialect under `/v1`.
+
+    Raises InvalidSetting for what would otherwise be found out with the first model that is loaded.
+    """
+    parse_weights(settings.tenant_weights)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

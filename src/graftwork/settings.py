@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ SIZES = frozenset(
         "adapter_host_bytes",
     }
 )
+PORTS = range(65536)
+SERVICE_LINK = re.compile(rf"{PREFIX}(SERVICE_\w+=.*|PORT_\d+_\w+=.*|PORT=\w+://.*)")
+"""What Kubernetes sets in the pods beside a service named graftwork; no setting of ours."""
 DEVICE = re.compile(r"cpu(:0)?|cuda(:\d+)?")
 SERVER = re.compile(r"https?://[^\s/:]+(:\d{1,5})?(/\S*)?|https?://\[[0-9a-fA-F:.]+\](:\d{1,5})?(/\S*)?")
 DEVICES = "cpu, cuda, or one of several GPUs such as cuda:1"
@@ -235,10 +239,10 @@ def load_settings(**overrides: Any) -> Settings:
     known = {PREFIX + f.name.upper(): f.name for f in fields(Settings)}
     values: dict[str, Any] = {}
     for variable, text in os.environ.items():
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or SERVICE_LINK.fullmatch(f"{variable}={text}"):
             continue
         if variable not in known:
-            raise InvalidSetting(name=variable, value=text, expected=f"one of {', '.join(sorted(known))}")
+            raise InvalidSetting(name=variable, value=text, expected=_instead_of(variable, known))
         values[known[variable]] = _parse(variable, known[variable], text)
     values.update({name: value for name, value in overrides.items() if value is not None})
     settings = Settings(**values)
@@ -246,6 +250,8 @@ def load_settings(**overrides: Any) -> Settings:
         if getattr(settings, name) not in choices:
             expected = f"one of {', '.join(choices)}"
             raise InvalidSetting(name=PREFIX + name.upper(), value=getattr(settings, name), expected=expected)
+    if settings.port not in PORTS:
+        raise InvalidSetting(name=f"{PREFIX}PORT", value=settings.port, expected=f"{PORTS[0]} to {PORTS[-1]}")
     if not DEVICE.fullmatch(settings.device):
         raise InvalidSetting(name=f"{PREFIX}DEVICE", value=settings.device, expected=DEVICES)
     if settings.url and not SERVER.fullmatch(settings.url):
@@ -272,6 +278,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _instead_of(variable: str, known: Iterable[str]) -> str:
+    """What to set instead of a variable that is none of the settings."""
+    import difflib
+
+    close = difflib.get_close_matches(variable, known, n=1)
+    return f"no setting of this name (did you mean {close[0]}?)" if close else f"one of {', '.join(sorted(known))}"
 
 
 def _parse(variable: str, name: str, text: str) -> object:

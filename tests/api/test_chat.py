@@ -198,7 +198,7 @@ def test_a_template_is_told_what_the_request_says_to_it(
     def prompt_tokens(told: dict[str, Any] | None) -> int:
         answer = openai_client.chat.completions.create(model=model, **CHAT, extra_body={"chat_template_kwargs": told})
         assert answer.usage is not None
-        return answer.usage.prompt_tokens
+        return int(answer.usage.prompt_tokens)
 
     assert prompt_tokens({"enable_thinking": True}) == prompt_tokens({"enable_thinking": False}) + 4
     assert prompt_tokens(None) == prompt_tokens({})

@@ -112,8 +112,9 @@ def test_a_stop_token_ends_the_answer_and_is_not_in_it(openai_client: openai.Ope
 
 def test_one_prompt_alone_in_a_list_is_that_prompt(openai_client: openai.OpenAI) -> None:
     options: dict[str, Any] = {"model": "tiny/base", "max_tokens": 4, "temperature": 0}
-    for alone in ("abc", [3, 4, 5]):
-        listed = openai_client.completions.create(prompt=[alone], **options)  # type: ignore[list-item]
+    prompts: list[Any] = ["abc", [3, 4, 5]]
+    for alone in prompts:
+        listed = openai_client.completions.create(prompt=[alone], **options)
         plain = openai_client.completions.create(prompt=alone, **options)
         assert listed.choices == plain.choices
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Graft
@@ -72,3 +73,29 @@ def test_an_address_that_others_reach_asks_for_tokens(graft: Graft) -> None:
     assert "token" not in graft(*elsewhere, "--insecure").stderr
     assert graft("tokens", "create", "ada", "--grant", "*=admin").stdout.startswith("gw_")
     assert "token" not in graft(*elsewhere).stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("GRAFTWORK_MAX_QEUE", "3", "expected no setting of this name (did you mean GRAFTWORK_MAX_QUEUE?)"),
+        ("GRAFTWORK_PORT", "99999", "The setting GRAFTWORK_PORT is 99999: expected 0 to 65535"),
+        ("GRAFTWORK_TENANT_WEIGHTS", "ada=much", "expected tenants and their positive weights"),
+    ],
+)
+def test_a_setting_that_is_none_is_refused_before_anything_is_served(
+    graft: Graft, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    refused = graft("serve", *(() if variable.endswith("PORT") else ("--port", "0")))
+    assert refused.code == 2
+    assert told in refused.stderr
+
+
+def test_what_kubernetes_says_of_a_service_named_graftwork_is_no_setting(
+    graft: Graft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = {"PORT": "tcp://10.0.0.9:8000", "PORT_8000_TCP_ADDR": "10.0.0.9", "SERVICE_HOST": "10.0.0.9"}
+    for name, value in links.items():
+        monkeypatch.setenv(f"GRAFTWORK_{name}", value)
+    assert graft("ls").code == 0

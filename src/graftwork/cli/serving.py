@@ -78,10 +78,11 @@ def serve(
     with Registry.open(settings) as registry:
         if settings.authenticated and not registry.tokens.list():
             say("Every request needs a token, and there is none: make one with 'graft tokens create'.")
+    app = create_app(settings)
     listener = server.bind(settings.host, settings.port)
     url = server.address(listener)
     server.serve(
-        create_app(settings),
+        app,
         listener,
         ready=lambda: say(f"Serving {settings.home} on {url} (its API: {url}/docs; Ctrl-C stops it)"),
     )
