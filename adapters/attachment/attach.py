@@ -88,6 +88,8 @@ class Attachments:
         self.aside: dict[str, dict[int, Tensor]] = {}
         """By module and slot: the last forward's rows of adapters whose form makes them of another width than the
         module's, as a classification head does that has labels of its own."""
+        self._token_axis: dict[str, int] = {}
+        """Of modules that see each row once for every head, as norms of queries do: the axis of their rows."""
         for name, module in self.targets.items():
             module.register_forward_hook(self._low_rank_hook(name, module in self._heads))
 
@@ -147,6 +149,26 @@ class Attachments:
         finally:
             self._rows = None
 
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Within the block, forwards show which modules see their rows once for every head, and along which axis."""
+
+        def look(name: str) -> Any:
+            def seen(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+                x, rows = args[0] if args else None, len(self._rows.slots) if self._rows is not None else 0
+                if isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] != x.shape[2] and rows in x.shape[1:3]:
+                    self._token_axis[name] = 1 if x.shape[1] == rows else 2
+
+            return seen
+
+        single = [name for name, module in self.modules.items() if getattr(module, "weight", None) is not None]
+        hooks = [self.modules[name].register_forward_hook(look(name)) for name in single if name not in self.targets]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def _route(self, residents: Sequence[Resident]) -> dict[str, Route]:
         starts, each_of = [resident.start for resident in residents], [resident.ranks for resident in residents]
         start = torch.tensor(starts, dtype=torch.int32, device=self.device)
@@ -194,7 +216,7 @@ class Attachments:
 
         def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             forms, rows = self._forms.get(name), self._rows
-            if forms is None or rows is None:
+            if forms is None or rows is None or name in self._token_axis:
                 return None
             slots = rows.head_slots if is_head else rows.slots
             x = _as_rows(module, args[0])
@@ -211,6 +233,9 @@ class Attachments:
         def after(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             forms, rows = self._forms.get(name), self._rows
             if forms is None or rows is None:
+                return
+            if name in self._token_axis:
+                _change_heads(forms, args[0], output, self._token_axis[name], rows.slots)
                 return
             slots, route = rows.head_slots if is_head else rows.slots, self._routes.get(name)
             x, y = _as_rows(module, args[0]), output.view(-1, output.shape[-1])
@@ -248,6 +273,13 @@ def _by_module(each: Sequence[Mapping[str, T]]) -> dict[str, dict[int, T]]:
         for name, part in parts.items():
             found.setdefault(name, {})[slot] = part
     return found
+
+
+def _change_heads(forms: Mapping[int, Form], x: Tensor, y: Tensor, axis: int, slots: Tensor) -> None:
+    """Let forms change `y` in place. x, y: [1, rows, heads, width] or [1, heads, rows, width], as `axis` says."""
+    for slot, form in forms.items():
+        mine = (slice(None),) * axis + (slots == slot,)
+        y[mine] = form.after(x[mine].transpose(1, axis), y[mine].transpose(1, axis), False).transpose(1, axis)
 
 
 def _as_rows(module: nn.Module, x: Tensor) -> Tensor:

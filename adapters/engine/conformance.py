@@ -48,7 +48,7 @@ def require_conformance(runner: Runner, expected: list[Tensor], path: Path, max_
     one that would within `max_tokens` see less by its masks than packed attention lets it. Raises InvalidCheckpoint.
     """
     try:
-        with masks.watched(runner.model) as untold:
+        with masks.watched(runner.model) as untold, runner.attachments.observing():
             got = _packed_logits(runner, *prompts(runner.model))
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InvalidCheckpoint(path=str(path), reason=f"the embedded engine cannot run it: {error}") from error

@@ -16,11 +16,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    CohereConfig,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from graftwork.adapters.engine.engine import Engine
@@ -74,6 +77,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen2": lambda: Qwen2Config(**SIZES),
     "mistral": lambda: MistralConfig(**SIZES, sliding_window=9),
     "bert": lambda: BertConfig(**{**SIZES, "tie_word_embeddings": True}, is_decoder=True),
+    "qwen3": lambda: Qwen3Config(**SIZES, head_dim=16),
+    "gemma3": lambda: Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=9),
+    "cohere": lambda: CohereConfig(**SIZES, use_qk_norm=True),
     "gpt2": lambda: GPT2Config(
         vocab_size=260,
         n_embd=64,

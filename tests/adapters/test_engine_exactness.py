@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Generation, Request, Sampling
 from graftwork.kernels.dispatch import forced
+from tests.adapters.conftest import write_lora
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.adapters.conftest import EngineFactory, Family
 
 
@@ -88,3 +94,27 @@ def test_a_place_that_is_used_again_keeps_nothing_of_its_last_sequence(
     drain(engine)
     for (name, prompt), generation in zip(asked, generations, strict=True):
         assert generation.result().token_ids == family.greedy(name, prompt, 7)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "cohere"])
+def test_norms_of_each_head_are_replaced_for_their_adapter_alone(
+    architecture: str, family_of: Callable[[str], Family], engine_of: EngineFactory, tmp_path: Path
+) -> None:
+    """One sees [rows, heads], another [heads, rows], a third has weights of its own for each head."""
+    family = family_of(architecture)
+    options = {"r": 2, "target_modules": ["v_proj"], "modules_to_save": ["q_norm", "k_norm"]}
+    folder = write_lora(family.base, tmp_path / "norms", options, seed=9)
+    saved = load_file(folder / "adapter_model.safetensors")
+    generator = torch.Generator().manual_seed(4)
+    for name in (name for name in saved if "_norm" in name):
+        saved[name] += torch.randn(saved[name].shape, generator=generator)
+    save_file(saved, folder / "adapter_model.safetensors", {"format": "pt"})
+    both = replace(family, adapters={**family.adapters, "norms": folder}, _models={}, _answers={})
+    engine, greedy = engine_of(family), Sampling(max_tokens=10, temperature=0)
+    asked = [(name, prompt) for prompt in prompts(3, seed=8) for name in ("norms", None, "attention")]
+    generations = [engine.submit(Request(prompt, greedy, both.lease(engine, name))) for name, prompt in asked]
+    drain(engine)
+    for (name, prompt), generation in zip(asked, generations, strict=True):
+        assert generation.result().token_ids == both.greedy(name, prompt, 10), name
+    without = replace(both, adapters={**both.adapters, "norms": family.adapters["attention"]}, _models={})
+    assert without.greedy("norms", asked[0][1], 10) != generations[0].result().token_ids
