@@ -26,7 +26,7 @@ def first_sequence(
             tokens=list(request.prompt_ids),
             sampling=request.sampling,
             sampler=Sampler(request.sampling, index, request.prompt_ids),
-            text=TextStream(decoder, request.sampling.stop),
+            text=TextStream(decoder, request.sampling.stop, request.prompt_ids),
             generation=generation,
             lease=lease,
             tenant=request.tenant,

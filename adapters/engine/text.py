@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 REPLACEMENT = "\ufffd"
+PROMPT_CONTEXT = 5
+"""Tokens of the prompt that are decoded with the first of the answer, as vLLM has it."""
 
 
 class Decoder(Protocol):
@@ -21,12 +24,14 @@ class TextStream:
     become a stop string. Without a stop string, all pieces and the final `flush` join to the decoding of all tokens.
     """
 
-    def __init__(self, decoder: Decoder, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, decoder: Decoder, stop: tuple[str, ...] = (), prompt: Sequence[int] = ()) -> None:
+        """`prompt` is what the text goes on from: a decoder that strips the space before a text would strip it here."""
         self._decoder = decoder
         self._stop = stop
-        self._tokens: list[int] = []
+        before = list(prompt[-PROMPT_CONTEXT:])
+        self._tokens = [] if self._decode(before).endswith(REPLACEMENT) else before
         self._context = 0  # tokens before it are forgotten; from it to _certain they only give context
-        self._certain = 0  # the text of the tokens before it was released
+        self._certain = len(self._tokens)  # the text of the tokens before it was released
         self._held = ""
         self._stopped = False
 

@@ -54,6 +54,25 @@ def test_the_pieces_join_to_the_whole_text_whatever_the_bytes(tokens: list[int])
     assert "".join(pieces) == Bytes().decode(tokens, True)
 
 
+class Words:
+    """A tokenizer of words that carry the space before them, as SentencePiece's do; a text has none in front."""
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = False, /) -> str:
+        return "".join(f" {'abcdef'[token]}" for token in token_ids).removeprefix(" ")
+
+
+def test_the_space_between_the_prompt_and_the_text_is_part_of_the_text() -> None:
+    stream = TextStream(Words(), prompt=[0, 1, 2])
+    assert [stream.push(token)[0] for token in (3, 4)] == [" d", " e"]
+    assert [TextStream(Words()).push(3)[0]] == ["d"]
+
+
+def test_half_a_character_at_the_end_of_the_prompt_is_not_what_the_text_goes_on_from() -> None:
+    stream = TextStream(Bytes(), prompt=tokens_of("aé")[:-1])
+    pieces = [stream.push(token)[0] for token in [*tokens_of("é")[1:], *tokens_of("bc")]]
+    assert "".join(pieces) + stream.flush() == f"{REPLACEMENT}bc"
+
+
 @given(st.text())
 def test_no_piece_shows_half_a_character(text: str) -> None:
     text = text.replace(REPLACEMENT, "").encode(errors="ignore").decode()
