@@ -40,8 +40,10 @@ def packed_attention(
     Raises UnsupportedAttentionError naming what the model asks for (a soft cap, attention sinks, a position bias).
     """
     refused = [name for name in UNSUPPORTED if others.get(name) is not None]
-    if refused or cache_view is None:
-        raise UnsupportedAttentionError(f"its attention needs {', '.join(refused) or 'a cache view'}")
+    if refused:
+        raise UnsupportedAttentionError(f"its attention needs {', '.join(refused)}")
+    if cache_view is None:
+        raise UnsupportedAttentionError("it does not hand its attention the arguments that are meant for it")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     by_row = query[0].transpose(0, 1)

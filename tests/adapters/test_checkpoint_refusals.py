@@ -20,6 +20,7 @@ from transformers import (
     Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
+    NemotronConfig,
     PreTrainedModel,
     Qwen2MoeConfig,
 )
@@ -96,8 +97,18 @@ def folder_of(tmp_path: Path, family: Family) -> Callable[[Any], Path]:
             "some of its layers see 24 tokens at a time, .* set max_model_tokens to 24 or less",
         ),
         (DogeConfig(**SMALL), "attention needs a mask of its own making"),
+        (NemotronConfig(**SMALL), "it does not hand its attention the arguments that are meant for it"),
     ],
-    ids=["soft cap", "attention sinks", "no attention", "longrope", "untold window", "untold chunks", "own mask"],
+    ids=[
+        "soft cap",
+        "attention sinks",
+        "no attention",
+        "longrope",
+        "untold window",
+        "untold chunks",
+        "own mask",
+        "own ways",
+    ],
 )
 def test_a_model_that_needs_more_than_packed_attention_is_refused(
     config: Any, reason: str, folder_of: Callable[[Any], Path], settings: Settings
