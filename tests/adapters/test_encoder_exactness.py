@@ -16,7 +16,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer, MPNetConfig
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    EuroBertConfig,
+    MPNetConfig,
+)
 
 from graftwork.adapters.encoder.checkpoint import load_encoder
 from graftwork.adapters.encoder.engine import EncoderEngine
@@ -157,6 +165,19 @@ def test_a_head_for_something_else_is_no_classification_head(tmp_path: Path, arc
     engine = engine_of(family.base)
     with pytest.raises(InvalidRequest, match="no weights for classifier"):
         engine.labels(None)
+
+
+def test_a_head_that_packed_texts_cannot_have_is_told_apart_from_none(tmp_path: Path) -> None:
+    config = EuroBertConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        mask_token_id=3, classifier_pooling="late",
+    )  # fmt: skip
+    model: Any = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(tmp_path)
+    encoder_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(InvalidRequest, match="no classification head that the embedded engine can compute"):
+        engine_of(tmp_path).labels(None)
 
 
 def test_a_padding_token_inside_a_text_has_robertas_position(family_of: Callable[[str], EncoderFamily]) -> None:

@@ -114,7 +114,7 @@ def test_norms_of_each_head_are_replaced_for_their_adapter_alone(
     asked = [(name, prompt) for prompt in prompts(3, seed=8) for name in ("norms", None, "attention")]
     generations = [engine.submit(Request(prompt, greedy, both.lease(engine, name))) for name, prompt in asked]
     drain(engine)
-    for (name, prompt), generation in zip(asked, generations, strict=True):
-        assert generation.result().token_ids == both.greedy(name, prompt, 10), name
+    for (adapter, prompt), generation in zip(asked, generations, strict=True):
+        assert generation.result().token_ids == both.greedy(adapter, prompt, 10), adapter
     without = replace(both, adapters={**both.adapters, "norms": family.adapters["attention"]}, _models={})
     assert without.greedy("norms", asked[0][1], 10) != generations[0].result().token_ids
