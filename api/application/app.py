@@ -22,6 +22,7 @@ from graftwork.api.middleware.limits import BodyLimit
 from graftwork.api.middleware.metrics import Metrics
 from graftwork.api.middleware.observing import Observing
 from graftwork.api.middleware.queries import refuse_unknown_parameters
+from graftwork.api.middleware.texts import refuse_half_characters
 from graftwork.api.routes import (
     adapters,
     aliases,
@@ -50,7 +51,6 @@ from graftwork.api.routes import (
     tokens,
     uploads,
 )
-from graftwork.api.texts import refuse_half_characters
 from graftwork.settings import Settings
 
 REST = (

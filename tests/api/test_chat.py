@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 
-from graftwork.api.app import create_app
-from graftwork.api.server import running
+from graftwork.api.application.app import create_app
+from graftwork.api.application.server import running
 from graftwork.registry.refs import Name
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source

@@ -7,7 +7,7 @@ import re
 
 from fastapi import Request
 
-from graftwork.api.errors import is_json
+from graftwork.api.middleware.errors import is_json
 from graftwork.errors import InvalidRequest
 
 ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
