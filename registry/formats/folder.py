@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,11 @@ IGNORED_NAMES = frozenset({"__MACOSX", "Thumbs.db"})
 """Left where they are, like every name that starts with a dot (`.git`, `.gitattributes`, `.cache`, `.DS_Store`)."""
 IGNORED_SUFFIXES = frozenset({".lock", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf"})
 """Left where they are: locks of download tools, and the pictures of a model card."""
+TRAINER_STATE = re.compile(
+    r"training_args\.bin|(optimizer|scheduler)\.(pt|bin)|scaler\.pt|rng_state(_\d+)?\.pth"
+    r"|checkpoint-\d+|global_step\d+|runs"
+)
+"""Left where it is: what trainers, that of transformers before all, keep beside a model to go on training it."""
 MAX_FILES = 10_000
 MAX_PATH = 512
 LEVELS_IN_PLACE = 3
@@ -59,6 +65,11 @@ def list_files(root: Path, *, links_to: Path | None = None, in_place: bool = Fal
         if len(taken) > MAX_FILES:
             raise TooLarge(what=str(root), actual=f"more than {MAX_FILES} files", limit=f"{MAX_FILES} files")
     return tuple(sorted(taken))
+
+
+def trainer_state(root: Path) -> list[str]:
+    """What at the top of a folder is passed over as a trainer's own, sorted."""
+    return sorted(path.name for path in root.iterdir() if TRAINER_STATE.fullmatch(path.name))
 
 
 def cache_of(path: Path) -> Path | None:
@@ -131,7 +142,9 @@ def _walk(folder: Path, levels: int) -> Iterator[Path]:
 
 
 def _is_ignored(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in IGNORED_NAMES or path.suffix.lower() in IGNORED_SUFFIXES
+    name = path.name
+    is_known = name in IGNORED_NAMES or path.suffix.lower() in IGNORED_SUFFIXES or TRAINER_STATE.fullmatch(name)
+    return name.startswith(".") or bool(is_known)
 
 
 def check_kind(relative: str) -> None:

@@ -43,6 +43,18 @@ def test_import_registers_and_says_what(graft: Graft, family: Family) -> None:
     assert again.json["number"] == 1
 
 
+def test_what_a_trainer_keeps_beside_a_model_stays_there_and_is_named(
+    graft: Graft, family: Family, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(family.base, tmp_path / "trained")
+    (folder / "checkpoint-5").mkdir()
+    for name in ("training_args.bin", "rng_state_0.pth", "checkpoint-5/optimizer.pt", "checkpoint-5/model.safetensors"):
+        (folder / name).write_bytes(b"x")
+    told = graft("import", folder, "--name", "new/trained")
+    assert "only trainers read them: checkpoint-5, rng_state_0.pth, training_args.bin" in told.stderr
+    assert graft("show", "new/trained", "--json").json["digest"] == graft("show", "tiny/base", "--json").json["digest"]
+
+
 def test_ls_is_a_table_for_people_and_json_for_programs(graft: Graft) -> None:
     table = graft("ls")
     lines = {line.split()[0]: line.split() for line in table.stdout.splitlines() if line.startswith(" tiny/")}

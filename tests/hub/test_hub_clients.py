@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,16 @@ wanted = adapted(prompt).logits
 base = AutoModelForCausalLM.from_pretrained("acme/copy", revision=api.model_info("acme/copy").sha)
 loaded = PeftModel.from_pretrained(base, "acme/lora")
 assert torch.equal(loaded(prompt).logits, wanted)
+"""
+
+OF_A_TRAINER = ("training_args.bin", "optimizer.pt", "rng_state.pth", "checkpoint-5/model.safetensors", "runs/events")
+TRAINED = """
+import sys
+from huggingface_hub import HfApi
+
+api = HfApi()
+api.create_repo("acme/trained")
+api.upload_folder(repo_id="acme/trained", folder_path=sys.argv[1])
 """
 
 
@@ -79,3 +90,14 @@ def test_transformers_and_peft_load_and_push(hub: Hub, tmp_path: Path) -> None:
     assert version.base == hub.registry.catalog.resolve("tiny/base").digest
     assert hub.registry.catalog.is_private(version.name)
     assert "model.safetensors" in {file.path for file in hub.registry.catalog.resolve("acme/copy").files}
+
+
+def test_what_a_trainer_leaves_beside_a_model_is_not_pushed(hub: Hub, tmp_path: Path) -> None:
+    folder = shutil.copytree(hub.family.base, tmp_path / "trained")
+    for name in OF_A_TRAINER:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\x80\x02}q\x00.")
+    done = run(hub.url, tmp_path / "cache", "-c", TRAINED, str(folder), HF_HUB_DISABLE_XET="1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    version = hub.registry.catalog.resolve("acme/trained")
+    assert version.digest == hub.registry.catalog.resolve("tiny/base").digest

@@ -11,10 +11,11 @@ from graftwork.api.schemas.versions import RegisteredOut
 from graftwork.cli.bars import progress_bars, waited
 from graftwork.cli.options import json_option
 from graftwork.cli.place import Place, place_option
-from graftwork.cli.render import print_json, say_registered
+from graftwork.cli.render import print_json, say, say_registered
 from graftwork.client import jobs
 from graftwork.client import uploads as calls
 from graftwork.errors import SourceNotFound
+from graftwork.registry.formats.folder import trainer_state
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.transfer.hub import PREFIX
 from graftwork.registry.transfer.importer import EXPECTED, import_source
@@ -93,3 +94,6 @@ def import_(
         print_json(version)
     else:
         say_registered(version, already_there=version.already_there)
+    folder = Path(source).expanduser()
+    if folder.is_dir() and (left := trainer_state(folder)):
+        say(f"Not taken, because only trainers read them: {', '.join(left)}")
