@@ -113,7 +113,7 @@ def test_an_adapter_that_fails_its_probe_does_not_take_the_alias(
     with monkeypatch.context() as patch:
         patch.setattr(server.residency, "_probe", fail)
         refused = client.put(alias, json={"digest": new})
-    assert (refused.status_code, refused.json()["code"]) == (500, "adapter_probe_failed")
+    assert (refused.status_code, refused.json()["code"]) == (422, "adapter_probe_failed")
     assert client.get(alias).json()["digest"] == old
     assert ask().headers["x-graftwork-version"] == old
     until(lambda: new not in server.residency.digests)

@@ -52,7 +52,7 @@ def test_a_move_that_dies_between_intent_and_flip_leaves_the_alias(
 
     with monkeypatch.context() as patched:
         patched.setattr(server.app.state.services.host, "prepare", fail)
-        assert client.put(ALIAS, json={"version": 3}).status_code == 500
+        assert client.put(ALIAS, json={"version": 3}).status_code == 422
     assert server.digest("tiny/a@swapped") == server.digest("tiny/a@v1")
     assert len(client.get(f"{ALIAS}/history").json()) == history
     with server.registry.database.read() as session:

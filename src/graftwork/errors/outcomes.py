@@ -11,6 +11,7 @@ from graftwork.errors.error import GraftworkError
 from graftwork.errors.inputs import InvalidInput
 from graftwork.errors.lookup import NotFound, VersionWithdrawn
 from graftwork.errors.operations import (
+    AdapterProbeFailed,
     Cancelled,
     DatabaseUnavailable,
     DeadlineExceeded,
@@ -45,6 +46,7 @@ OUTCOMES: dict[type[GraftworkError], Outcome] = {
     Cancelled: Outcome(499, 1),
     DeadlineExceeded: Outcome(504, 1),
     OperationFailed: Outcome(500, 1),
+    AdapterProbeFailed: Outcome(422, 1),
     StorageFull: Outcome(507, 1),
     StorageUnavailable: Outcome(503, 1),
     DatabaseUnavailable: Outcome(503, 1),
