@@ -121,9 +121,10 @@ class Host:
 
     def let_go(self, ref: str) -> bool:
         """Let what `keep` kept under this name be evicted again. Returns whether it was kept."""
-        with self._lock:
-            _, before = self._kept.pop(ref, (None, None))
-        self._apply_kept(before, None)
+        with self._following:  # whoever follows a move meanwhile would keep it again
+            with self._lock:
+                _, before = self._kept.pop(ref, (None, None))
+            self._apply_kept(before, None)
         return before is not None
 
     def keeps(self, key: str, alias: str) -> bool:
