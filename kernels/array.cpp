@@ -6,6 +6,9 @@
 namespace graftwork {
 namespace {
 
+constexpr std::int64_t LINE = 64;  // bytes that a cache fetches together
+constexpr std::int64_t AHEAD = 4 * BLOCK;  // elements between what is read and what is asked for
+
 inline float float_from_bits(std::uint32_t bits) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
@@ -114,6 +117,8 @@ double* Array::float64() const { return elements<double>(*this, Dtype::F64); }
 
 const float* Array::read(std::int64_t first, std::int64_t count, float* scratch) const {
     const char* from = data + first * itemsize();
+    const char* ahead = from + AHEAD * itemsize();
+    for (const char* line = ahead; line < ahead + count * itemsize(); line += LINE) PREFETCH(line);
     switch (dtype) {
         case Dtype::F32:
             return reinterpret_cast<const float*>(from);

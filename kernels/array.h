@@ -19,6 +19,13 @@
 
 #define RESTRICT __restrict
 
+// Ask for the cache line at an address before it is needed.
+#if defined(__GNUC__)
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)(address))
+#endif
+
 namespace graftwork {
 
 constexpr std::int64_t BLOCK = 256;  // elements of a scratch buffer: small, so that computing and reading memory alternate

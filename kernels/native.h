@@ -50,15 +50,13 @@ std::int64_t ties_votes(
     const std::vector<std::int64_t>& cutoffs,
     std::int64_t offset);
 
-// An input's mask: floor and its cutoff, ceiling and its cutoff, chance or chances, key, factor (none: one over the chance).
-using Mask = std::tuple<
-    std::int32_t,
-    std::int64_t,
-    std::int32_t,
-    std::int64_t,
-    std::variant<float, Array>,
-    std::uint64_t,
-    std::optional<float>>;
+// An input's chances: one, one for each element, or by rank: the lowest, the highest and the width of a row.
+using ByRank = std::tuple<float, float, std::int64_t>;
+using Chance = std::variant<float, Array, ByRank>;
+
+// An input's mask: floor and its cutoff, ceiling and its cutoff, chance, key, factor (none: one over the chance).
+using Mask = std::
+    tuple<std::int32_t, std::int64_t, std::int32_t, std::int64_t, Chance, std::uint64_t, std::optional<float>>;
 
 void sparse_combine(
     const Array& out,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from graftwork.kernels.arrays import Array, check_output, check_slices
 from graftwork.kernels.dispatch import kernel
 from graftwork.kernels.dtypes import safetensors_name
@@ -27,9 +29,11 @@ def rank_chances(out: Array, x: Array, base: Array | None, width: int, low: floa
     check_output(out)
     if safetensors_name(out.dtype) != "F32":
         raise ValueError(f"out is {safetensors_name(out.dtype)}; chances are F32")
-    size = 1
-    for side in x.shape:
-        size *= side
+    check_rows(math.prod(x.shape), width)
+    rank_chances.run(out, x, base, width, low, high)
+
+
+def check_rows(size: int, width: int) -> None:
+    """Raises ValueError where `size` elements are not whole rows of `width`."""
     if not 0 < width < 1 << 31 or size % width:
         raise ValueError(f"{size} elements are not whole rows of {width}")
-    rank_chances.run(out, x, base, width, low, high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -9,6 +10,7 @@ from graftwork.kernels.arrays import Array, check_counts, check_output, check_sl
 from graftwork.kernels.dispatch import kernel
 from graftwork.kernels.dtypes import safetensors_name
 from graftwork.kernels.philox import check_stream
+from graftwork.kernels.rank_chances import check_rows
 from graftwork.kernels.ties_combine import KEEP_EQUAL
 
 Vote = Literal["none", "weighted", "unweighted"]
@@ -18,6 +20,14 @@ VOTES = ("none", "weighted", "unweighted")
 DIVIDES = ("none", "weights", "signed_weights")
 LARGEST = 0x7FFFFFFF
 """The pattern that no magnitude is above."""
+
+
+class ByRank(NamedTuple):
+    """Chances by the rank of an element's |d| in its row of `width` elements, as `rank_chances` finds them."""
+
+    low: float
+    high: float
+    width: int
 
 
 class Mask(NamedTuple):
@@ -32,8 +42,8 @@ class Mask(NamedTuple):
     floor_cutoff: int = KEEP_EQUAL
     ceiling: int = LARGEST
     ceiling_cutoff: int = 0
-    chance: float | Array = 1.0
-    """One probability of being kept, or float32 [elements], contiguous, one for each."""
+    chance: float | Array | ByRank = 1.0
+    """One probability of being kept; or float32 [elements], contiguous, one for each; or by rank, of whole rows."""
     key: int = 0
     factor: float | None = 1.0
     """None stands for one over the element's chance."""
@@ -61,15 +71,16 @@ def sparse_combine(
     offset:    flat position in the whole tensor of the first element of these slices, 0 or more
 
     For element j, d_i = inputs[i][j] - base[j]; where mask i keeps it, k_i = factor_i * d_i, or d_i / chance_i[j] where
-    the factor is None and each element has its chance; elsewhere k_i = d_i - d_i, which is 0, and NaN where d_i is not
-    finite, so that no mask hides a broken input. Then
+    the factor is None and elements have chances of their own; elsewhere k_i = d_i - d_i, which is 0, and NaN where d_i
+    is not finite, so that no mask hides a broken input. Then
         value = sum_i weights[i] * k_i     vote="none"
         value as in `ties_combine` of the kept k_i, with its votes and these divisors; a draw elects +1
 
     A uniform number is the high 24 bits of a word times 2**-24. Every value is first rounded to float32, sums run from
     left to right, each operation is rounded to float32 and none is contracted: all twins give the same bits.
 
-    Raises ValueError for no inputs, other dtypes, shapes or counts that differ, an unknown option, a negative offset.
+    Raises ValueError for no inputs, other dtypes, shapes or counts that differ, chances outside (0, 1], elements that
+    are not whole rows of chances by rank, an unknown option, a negative offset.
     Source: DARE, arXiv:2311.03099; DELLA, arXiv:2406.11617; Model Breadcrumbs, arXiv:2312.06795.
     """
     masks = [Mask(*mask) for mask in masks]
@@ -80,19 +91,24 @@ def sparse_combine(
         raise ValueError(f"vote is {vote!r}; expected one of {', '.join(VOTES)}")
     if divide not in DIVIDES or (vote == "none" and divide != "none"):
         raise ValueError(f"divide is {divide!r}; expected none, or after a vote weights or signed_weights")
-    plain = [_plain(mask) for mask in masks]
+    plain = [_plain(mask, math.prod(out.shape)) for mask in masks]
     for mask in masks:
         check_stream(mask.key, offset)
     sparse_combine.run(out, base, list(inputs), list(weights), plain, offset, scale, vote, divide)
 
 
-def _plain(mask: Mask) -> Mask:
-    """The mask with one number for its factor, unless each element has its own."""
+def _plain(mask: Mask, size: int) -> Mask:
+    """The mask with one number for its factor, unless elements have chances of their own."""
     chance = mask.chance
     if is_array(chance):
         if safetensors_name(chance.dtype) != "F32":
             raise ValueError(f"a mask's chances are {safetensors_name(chance.dtype)}; expected F32")
         return mask
-    if not (isinstance(chance, int | float) and 0 < chance <= 1):
-        raise ValueError(f"a mask's chance is {chance}; expected a number above 0, at most 1")
+    ranked = ByRank(*chance) if isinstance(chance, Sequence) else None
+    for bound in (chance,) if ranked is None else (ranked.low, ranked.high):
+        if not (isinstance(bound, int | float) and 0 < bound <= 1):
+            raise ValueError(f"a mask's chance is {bound}; expected a number above 0, at most 1")
+    if ranked is not None:
+        check_rows(size, ranked.width)
+        return mask
     return mask if mask.factor is not None else mask._replace(factor=1 / chance)

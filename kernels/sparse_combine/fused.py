@@ -7,6 +7,7 @@ import triton.language as tl
 
 from graftwork.kernels.arrays import integers
 from graftwork.kernels.philox.fused import halves, uniform
+from graftwork.kernels.sparse_combine.reference import own_chances
 
 BLOCK = 1024
 SHARES = {"none": lambda _: 0.0, "weights": abs, "signed_weights": float}
@@ -93,7 +94,8 @@ def _sparse_combine(
 def sparse_combine(out, base, inputs, weights, masks, offset, scale, vote, divide):
     """See `graftwork.kernels.sparse_combine`."""
     size = out.numel()
-    each = [hasattr(mask[4], "data_ptr") for mask in masks]
+    chances = [own_chances(base, x, mask[4]) for x, mask in zip(inputs, masks, strict=True)]
+    each = [hasattr(chance, "data_ptr") for chance in chances]
     _sparse_combine[(triton.cdiv(size, BLOCK),)](
         out,
         base,
@@ -101,13 +103,13 @@ def sparse_combine(out, base, inputs, weights, masks, offset, scale, vote, divid
         tuple(map(float, weights)),
         tuple(SHARES[divide](weight) for weight in weights),
         integers([(*mask[:4], *halves(mask[5])) for mask in masks], base),
-        tuple(mask[4] if own else base for mask, own in zip(masks, each, strict=True)),
-        tuple(1.0 if own else float(mask[4]) for mask, own in zip(masks, each, strict=True)),
+        tuple(chance if own else base for chance, own in zip(chances, each, strict=True)),
+        tuple(1.0 if own else float(chance) for chance, own in zip(chances, each, strict=True)),
         tuple(1.0 if mask[6] is None else float(mask[6]) for mask in masks),
         offset,
         float(scale),
         size,
-        drawn=tuple(2 if own else int(mask[4] < 1) for mask, own in zip(masks, each, strict=True)),
+        drawn=tuple(2 if own else int(chance < 1) for chance, own in zip(chances, each, strict=True)),
         own_factors=tuple(mask[6] is None for mask in masks),
         vote=vote,
         block=BLOCK,

@@ -2,6 +2,7 @@
 #include "../magnitude.h"
 #include "../native.h"
 #include "../philox/philox.h"
+#include "../rank_chances/ranking.h"
 #include "../ties_combine/elect.h"
 
 namespace graftwork {
@@ -77,18 +78,28 @@ class Sieve {
           ceiling_cutoff_(std::get<3>(mask)),
           key_(std::get<5>(mask)),
           factor_(std::get<6>(mask)) {
-        if (const Array* chances = std::get_if<Array>(&std::get<4>(mask)))
-            chances_ = chances->float32();
+        const Chance& chance = std::get<4>(mask);
+        if (const Array* each = std::get_if<Array>(&chance))
+            each_ = each->float32();
+        else if (const ByRank* ranked = std::get_if<ByRank>(&chance))
+            ranked_.emplace(std::get<0>(*ranked), std::get<1>(*ranked), std::get<2>(*ranked));
         else
-            chance_ = std::get<float>(std::get<4>(mask));
+            chance_ = std::get<float>(chance);
     }
 
-    // The masked difference of a block whose first element is `first` in the slice and `position` in the tensor.
+    // The chances of a block's elements, or nothing where they have one; blocks are asked for in order.
+    const float* chances(
+        Ranking& ranking, const Array& x, const OptionalArray& base, std::int64_t first, std::int64_t count) {
+        if (ranked_) return ranked_->read(ranking, x, base, first, count);
+        return each_ ? each_ + first : nullptr;
+    }
+
+    // The masked difference of a block whose first element is at `position` in the tensor.
     void operator()(
         float* difference,
         const float* x,
         const float* base,
-        std::int64_t first,
+        const float* chances,
         std::int64_t position,
         std::int64_t count) {
         const std::int64_t low = std::clamp(floor_cutoff_ - position, std::int64_t{0}, count);
@@ -100,12 +111,12 @@ class Sieve {
             if (end > begin) keep_band(difference + begin, x + begin, base + begin, above, up_to, end - begin);
             begin = end;
         }
-        if (chances_) {
+        if (chances) {
             const std::uint32_t* words = philox_words(words_, key_, position, count);
             if (factor_)
-                draw_each(difference, words, chances_ + first, *factor_, count);
+                draw_each(difference, words, chances, *factor_, count);
             else
-                draw_each_by_chance(difference, words, chances_ + first, count);
+                draw_each_by_chance(difference, words, chances, count);
         } else if (chance_ < 1.f) {
             draw(difference, philox_words(words_, key_, position, count), chance_, *factor_, count);
         } else if (*factor_ != 1.f) {
@@ -120,7 +131,8 @@ class Sieve {
     std::int64_t ceiling_cutoff_;
     std::uint64_t key_;
     std::optional<float> factor_;
-    const float* chances_ = nullptr;
+    const float* each_ = nullptr;
+    std::optional<RankedRows> ranked_;
     float chance_ = 1.f;
     Words words_;
 };
@@ -144,6 +156,8 @@ void sparse_combine(
     Election election(weights, vote, divide, 1.f, scale);
     std::vector<Sieve> sieves(masks.begin(), masks.end());
     std::vector<Block> differences(inputs.size());
+    const OptionalArray origins = base;
+    Ranking ranking;
     alignas(64) float x_scratch[BLOCK], base_scratch[BLOCK], ballots[BLOCK];
     for (std::int64_t first = 0; first < out.size; first += BLOCK) {
         const std::int64_t count = std::min(BLOCK, out.size - first);
@@ -151,7 +165,8 @@ void sparse_combine(
         std::fill(ballots, ballots + count, 0.f);
         for (std::size_t i = 0; i < inputs.size(); i++) {
             const float* x = inputs[i].read(first, count, x_scratch);
-            sieves[i](differences[i].values, x, origin, first, offset + first, count);
+            const float* chances = sieves[i].chances(ranking, inputs[i], origins, first, count);
+            sieves[i](differences[i].values, x, origin, chances, offset + first, count);
             add_weighted(ballots, differences[i].values, elects ? election.ballot_weights[i] : weights[i], count);
         }
         if (elects)

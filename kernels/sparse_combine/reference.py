@@ -9,12 +9,24 @@ import torch
 from torch import Tensor
 
 from graftwork.kernels.philox.reference import uniform
+from graftwork.kernels.rank_chances.reference import rank_chances
 from graftwork.kernels.ties_combine.reference import elect
+
+
+def own_chances(base: Tensor, x: Tensor, chance: float | Tensor | Sequence[Any]) -> float | Tensor:
+    """A mask's chance, those by rank as float32 for each element."""
+    if not isinstance(chance, Sequence):
+        return chance
+    low, high, width = chance
+    chances = torch.empty(base.shape, dtype=torch.float32, device=base.device)
+    rank_chances(chances, x, base, width, low, high)
+    return chances
 
 
 def masked_difference(base: Tensor, x: Tensor, mask: Sequence[Any], offset: int) -> Tensor:
     """The float32 difference from the base under a mask, 0 where it is not kept and NaN where it is not finite."""
     floor, floor_cutoff, ceiling, ceiling_cutoff, chance, key, factor = mask
+    chance = own_chances(base, x, chance)
     difference = x.float() - base.float()
     bits = difference.abs().view(torch.int32)
     position = torch.arange(offset, offset + base.numel(), device=base.device).view(base.shape)

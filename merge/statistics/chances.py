@@ -9,20 +9,16 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from graftwork.kernels.arrays import beside, device, empty, on_host
+from graftwork.kernels.arrays import beside, empty, on_host
 from graftwork.kernels.rank_chances import rank_chances
-from graftwork.kernels.sparse_combine import Mask
+from graftwork.kernels.sparse_combine import ByRank, Mask
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.slices.buffers import Buffers
-from graftwork.merge.slices.slices import GRAIN, Array, Slice
+from graftwork.merge.slices.slices import GRAIN, Slice
 from graftwork.merge.slices.streams import stream_keys
 from graftwork.merge.statistics.masking import Factors
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
 
-_BUFFERS = Buffers()
 Floats = NDArray[np.float32]
-CHUNK = GRAIN
-"""Elements of whole rows that a processor ranks together: they stay in its cache until they are combined."""
 
 
 def row_width(shape: tuple[int, ...]) -> int:
@@ -75,8 +71,6 @@ class RowChances:
         """The slice in parts that follow one another, each with a mask for every input."""
         width = row_width(piece.shape)
         ends = {begin: (row, end) for row, begin, end in divided(piece, width)}
-        keys = stream_keys(piece)
-        chunk = CHUNK if device(piece.against_base()) == "cpu" else piece.size
         begin = 0
         while begin < piece.size:
             if begin in ends:
@@ -84,25 +78,18 @@ class RowChances:
                 place = slice(piece.offset + begin - row * width, piece.offset + end - row * width)
                 chances = [beside(values[place], like=piece.against_base()) for values in measured[row]]
             else:
-                rows = min((piece.size - begin) // width, max(1, chunk // width))
-                end = begin + rows * width
-                chances = self._rank(piece, slice(begin, end), width)
+                end = begin + (piece.size - begin) // width * width
+                chances = [ByRank(low, high, width) for low, high in zip(self.low, self.high, strict=True)]
             yield (
                 slice(begin, end),
                 [
                     Mask(chance=low if low == high else chance, key=key, factor=factor)
-                    for low, high, chance, key, factor in zip(self.low, self.high, chances, keys, factors, strict=True)
+                    for low, high, chance, key, factor in zip(
+                        self.low, self.high, chances, stream_keys(piece), factors, strict=True
+                    )
                 ],
             )
             begin = end
-
-    def _rank(self, piece: Slice, part: slice, width: int) -> list[Array]:
-        chances = []
-        for position, (x, low, high) in enumerate(zip(piece.inputs, self.low, self.high, strict=True)):
-            chances.append(_BUFFERS.array(f"chances {position}", "F32", part.stop - part.start, x))
-            if low != high:
-                rank_chances(chances[-1], x[part], piece.against_base()[part], width, low, high)
-        return chances
 
 
 def divided(piece: Slice, width: int) -> Iterator[tuple[int, int, int]]:

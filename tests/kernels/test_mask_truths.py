@@ -14,7 +14,7 @@ from graftwork.kernels.dispatch import forced
 from graftwork.kernels.nearswap import nearswap
 from graftwork.kernels.philox import philox
 from graftwork.kernels.rank_chances import rank_chances
-from graftwork.kernels.sparse_combine import Mask, sparse_combine
+from graftwork.kernels.sparse_combine import ByRank, Mask, sparse_combine
 from graftwork.kernels.variance import variance
 
 WORD = 0xFFFFFFFF
@@ -117,6 +117,8 @@ def test_a_mask_is_its_definition() -> None:
     base: NDArray[np.float32] = random.integers(-4, 5, 3000).astype(np.float32)
     x = base + random.integers(-4, 5, 3000).astype(np.float32)
     chances = random.random(3000, np.float32)
+    ranked = np.empty(3000, np.float32)
+    rank_chances(ranked, x, base, 750, 0.3, 0.7)
     words = np.zeros(3000, np.int32)
     philox(words, 77, 1001)
     uniform = (words.view(np.uint32) >> 8).astype(np.float64) / 2**24
@@ -129,6 +131,7 @@ def test_a_mask_is_its_definition() -> None:
         (Mask(chance=0.375, key=77, factor=None), uniform < 0.375, 1 / 0.375),
         (Mask(chance=chances, key=77, factor=None), uniform < chances, 1 / chances.astype(np.float64)),
         (Mask(two, 2000, three, 1500, chances, 77, 0.5), in_band & (uniform < chances), 0.5),
+        (Mask(chance=ByRank(0.3, 0.7, 750), key=77, factor=None), uniform < ranked, 1 / ranked.astype(np.float64)),
     ):
         out = np.full(3000, np.nan, np.float32)
         sparse_combine(out, base, [x], [0.7], [mask], 1001, scale=2.0)
@@ -136,11 +139,27 @@ def test_a_mask_is_its_definition() -> None:
         np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [1, 3, 100, 1500])
+def test_rows_are_ranked_before_they_are_overwritten(width: int) -> None:
+    random = np.random.default_rng(width)
+    base, *inputs = (random.normal(size=3000).astype(ml_dtypes.bfloat16) for _ in range(3))
+    masks = [Mask(chance=ByRank(0.2, 0.8, width), key=key, factor=None) for key in (5, 6)]
+    expected = np.empty_like(base)
+    sparse_combine(expected, base, inputs, [0.5, 0.7], masks, 0)
+    for place in range(3):
+        arrays = [base.copy(), *(values.copy() for values in inputs)]
+        sparse_combine(arrays[place], arrays[0], arrays[1:], [0.5, 0.7], masks, 0)
+        np.testing.assert_array_equal(arrays[place], expected)
+
+
 def test_chances_and_options_are_checked() -> None:
     values = np.zeros(4, np.float32)
-    for mask in (Mask(chance=0.0), Mask(chance=1.5), Mask(chance=np.zeros(4)), Mask(chance=np.zeros(3, np.float32))):
+    refused = [0.0, 1.5, np.zeros(4), np.zeros(3, np.float32), ByRank(0.0, 0.5, 2), ByRank(0.5, 1.5, 2)]
+    for chance in refused:
         with pytest.raises(ValueError, match="chance"):
-            sparse_combine(values, values, [values], [1.0], [mask], 0)
+            sparse_combine(values, values, [values], [1.0], [Mask(chance=chance)], 0)
+    with pytest.raises(ValueError, match="whole rows of 3"):
+        sparse_combine(values, values, [values], [1.0], [Mask(chance=ByRank(0.4, 0.6, 3))], 0)
     with pytest.raises(ValueError, match="after a vote"):
         sparse_combine(values, values, [values], [1.0], [Mask()], 0, divide="weights")
 
