@@ -30,7 +30,7 @@ LEAF void to_float64(double* RESTRICT to, const float* RESTRICT from, std::int64
 }
 
 LEAF void from_bfloat16(float* RESTRICT to, const std::uint16_t* RESTRICT from, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; j++) to[j] = float_from_bits(static_cast<std::uint32_t>(from[j]) << 16);
+    for (std::int64_t j = 0; j < count; j++) to[j] = float_of_bfloat16(from[j]);
 }
 
 LEAF void to_bfloat16(std::uint16_t* RESTRICT to, const float* RESTRICT from, std::int64_t count) {
@@ -112,6 +112,7 @@ std::int64_t Array::itemsize() const {
 
 std::int32_t* Array::int32() const { return elements<std::int32_t>(*this, Dtype::I32); }
 std::int64_t* Array::int64() const { return elements<std::int64_t>(*this, Dtype::I64); }
+std::uint16_t* Array::bfloat16() const { return elements<std::uint16_t>(*this, Dtype::BF16); }
 float* Array::float32() const { return elements<float>(*this, Dtype::F32); }
 double* Array::float64() const { return elements<double>(*this, Dtype::F64); }
 

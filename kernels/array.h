@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,6 +31,13 @@ namespace graftwork {
 
 constexpr std::int64_t BLOCK = 256;  // elements of a scratch buffer: small, so that computing and reading memory alternate
 
+inline float float_of_bfloat16(std::uint16_t value) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
 // A scratch buffer, aligned so that no vector load crosses a cache line.
 struct alignas(64) Block {
     float values[BLOCK];
@@ -50,6 +58,7 @@ struct Array {
     // The elements as T; throws std::invalid_argument when the array holds another dtype.
     std::int32_t* int32() const;
     std::int64_t* int64() const;
+    std::uint16_t* bfloat16() const;  // the high halves of float32
     float* float32() const;
     double* float64() const;
 

@@ -123,10 +123,7 @@ struct Row {
 
     // Write the patterns of the magnitudes of `count <= BLOCK` elements from `at` on.
     void magnitudes(std::int32_t* bits, std::int64_t at, std::int64_t count) const {
-        alignas(64) float x_scratch[BLOCK], base_scratch[BLOCK];
-        if (!base) std::fill(base_scratch, base_scratch + count, 0.f);
-        const float* origin = read_or_zeros(base, first + at, count, base_scratch);
-        block_magnitudes(bits, x.read(first + at, count, x_scratch), origin, count);
+        read_magnitudes(bits, x, base, first + at, count);
     }
 };
 

@@ -104,11 +104,17 @@ def _plain(mask: Mask, size: int) -> Mask:
         if safetensors_name(chance.dtype) != "F32":
             raise ValueError(f"a mask's chances are {safetensors_name(chance.dtype)}; expected F32")
         return mask
-    ranked = ByRank(*chance) if isinstance(chance, Sequence) else None
-    for bound in (chance,) if ranked is None else (ranked.low, ranked.high):
-        if not (isinstance(bound, int | float) and 0 < bound <= 1):
-            raise ValueError(f"a mask's chance is {bound}; expected a number above 0, at most 1")
-    if ranked is not None:
+    if isinstance(chance, Sequence):
+        ranked = ByRank(*chance)
+        for bound in (ranked.low, ranked.high):
+            _checked(bound)
         check_rows(size, ranked.width)
         return mask
-    return mask if mask.factor is not None else mask._replace(factor=1 / chance)
+    factor = 1 / _checked(chance)
+    return mask if mask.factor is not None else mask._replace(factor=factor)
+
+
+def _checked(chance: object) -> float:
+    if not (isinstance(chance, int | float) and 0 < chance <= 1):
+        raise ValueError(f"a mask's chance is {chance}; expected a number above 0, at most 1")
+    return chance

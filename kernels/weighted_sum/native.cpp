@@ -122,14 +122,13 @@ std::int64_t sum_in_registers(
     const auto is_bfloat16 = [](const Array& array) { return array.dtype == Dtype::BF16; };
     if (!is_bfloat16(out) || (base && !is_bfloat16(*base)) || !std::all_of(inputs.begin(), inputs.end(), is_bfloat16))
         return 0;
-    const auto elements = [](const Array& array) { return reinterpret_cast<std::uint16_t*>(array.data); };
     std::vector<const std::uint16_t*> from;
-    for (const Array& input : inputs) from.push_back(elements(input));
+    for (const Array& input : inputs) from.push_back(input.bfloat16());
     const std::int64_t n = static_cast<std::int64_t>(inputs.size()), count = out.size / LANE * LANE;
     if (base)
-        sum_bfloat16_differences(elements(out), from.data(), weights.data(), elements(*base), n, scale, count);
+        sum_bfloat16_differences(out.bfloat16(), from.data(), weights.data(), base->bfloat16(), n, scale, count);
     else
-        sum_bfloat16(elements(out), from.data(), weights.data(), n, scale, count);
+        sum_bfloat16(out.bfloat16(), from.data(), weights.data(), n, scale, count);
     return count;
 #else
     return 0;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
@@ -13,7 +13,7 @@ from graftwork.kernels.arrays import beside, empty, on_host
 from graftwork.kernels.rank_chances import rank_chances
 from graftwork.kernels.sparse_combine import ByRank, Mask
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.slices.slices import GRAIN, Slice
+from graftwork.merge.slices.slices import GRAIN, Array, Slice
 from graftwork.merge.slices.streams import stream_keys
 from graftwork.merge.statistics.masking import Factors
 from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
@@ -73,6 +73,7 @@ class RowChances:
         ends = {begin: (row, end) for row, begin, end in divided(piece, width)}
         begin = 0
         while begin < piece.size:
+            chances: Sequence[Array | ByRank]
             if begin in ends:
                 row, end = ends[begin]
                 place = slice(piece.offset + begin - row * width, piece.offset + end - row * width)

@@ -154,7 +154,7 @@ def test_rows_are_ranked_before_they_are_overwritten(width: int) -> None:
 
 def test_chances_and_options_are_checked() -> None:
     values = np.zeros(4, np.float32)
-    refused = [0.0, 1.5, np.zeros(4), np.zeros(3, np.float32), ByRank(0.0, 0.5, 2), ByRank(0.5, 1.5, 2)]
+    refused: list[Any] = [0.0, 1.5, np.zeros(4), np.zeros(3, np.float32), ByRank(0.0, 0.5, 2), ByRank(0.5, 1.5, 2)]
     for chance in refused:
         with pytest.raises(ValueError, match="chance"):
             sparse_combine(values, values, [values], [1.0], [Mask(chance=chance)], 0)
