@@ -15,8 +15,9 @@ namespace graftwork {
 
 using Count = std::uint16_t;
 
-constexpr std::int64_t STRIPES = 32;  // stretches of the table that are added up side by side
-constexpr std::int64_t BINS = 64 * STRIPES;  // for so many codes, from the row's largest down
+constexpr int STRIPES = 32;  // stretches of the table that are added up side by side
+constexpr int LINES = 64;  // bins of a stripe
+constexpr int BINS = LINES * STRIPES;  // for so many codes, from the row's largest down
 constexpr std::int64_t WIDEST = 0xffff;  // what 16 bits can count
 constexpr std::int64_t CROWDED = 8;  // one element in so many with an odd code: sorting is faster
 constexpr std::int64_t GROUP = 16;  // elements that are searched for odd codes at one time
@@ -43,8 +44,9 @@ LEAF std::uint16_t largest_of(const std::uint16_t* codes, std::int64_t count) {
     return largest;
 }
 
-// Turn codes into bins: how far they are above the even `floor`, 0 for zeros and 1 for all that is too small. Bin b
-// lies at place b / 64 of the stripes' line b % 64. Returns how many elements are in odd bins.
+// Turn codes into places of bins. A bin is how far a code is above the even `floor`, 0 for zeros and 1 for all that is
+// too small; bin b is number b / LINES of line b % LINES, so that odd bins are on odd lines. Returns how many elements
+// are in odd bins.
 LEAF std::uint16_t find_bins(std::uint16_t* codes, std::uint16_t floor, std::int64_t count) {
     std::uint16_t odd = 0;
     for (std::int64_t j = 0; j < count; j++) {
@@ -52,7 +54,7 @@ LEAF std::uint16_t find_bins(std::uint16_t* codes, std::uint16_t floor, std::int
         const std::uint16_t small = code != 0;
         const std::uint16_t bin = code > floor ? code - floor : small;
         odd += bin & 1;
-        codes[j] = static_cast<std::uint16_t>((bin << 5 | bin >> 6) & (BINS - 1));
+        codes[j] = static_cast<std::uint16_t>(bin % LINES * STRIPES + bin / LINES);
     }
     return odd;
 }
@@ -60,14 +62,14 @@ LEAF std::uint16_t find_bins(std::uint16_t* codes, std::uint16_t floor, std::int
 // Count the elements of every stripe. Returns whether an odd bin holds more than one.
 LEAF bool add_up(Stripes& sums, const Tables& counts) {
     alignas(64) Stripes all = {}, odd = {};
-    for (std::int64_t line = 0; line < BINS; line += 2 * STRIPES)
-        for (std::int64_t place = line; place < line + STRIPES; place++) {
+    for (int line = 0; line < BINS; line += 2 * STRIPES)
+        for (int place = line; place < line + STRIPES; place++) {
             const Count above = counts.front[place + STRIPES] + counts.back[place + STRIPES];
             all[place - line] += counts.front[place] + counts.back[place] + above;
             odd[place - line] |= above;
         }
     Count together = 0;
-    for (std::int64_t stripe = 0; stripe < STRIPES; stripe++) {
+    for (int stripe = 0; stripe < STRIPES; stripe++) {
         sums[stripe] = all[stripe];
         together |= odd[stripe];
     }
@@ -78,10 +80,10 @@ LEAF bool add_up(Stripes& sums, const Tables& counts) {
 // highest. `first` are those of the stripes; the counts become zeros.
 LEAF void find_starts(Tables& RESTRICT starts, Tables& RESTRICT counts, const Stripes& first) {
     alignas(64) Stripes next;
-    for (std::int64_t stripe = 0; stripe < STRIPES; stripe++) next[stripe] = first[stripe];
-    for (std::int64_t line = 0; line < BINS; line += STRIPES)
-        for (std::int64_t stripe = 0; stripe < STRIPES; stripe++) {
-            const std::int64_t place = line + stripe;
+    for (int stripe = 0; stripe < STRIPES; stripe++) next[stripe] = first[stripe];
+    for (int line = 0; line < BINS; line += STRIPES)
+        for (int stripe = 0; stripe < STRIPES; stripe++) {
+            const int place = line + stripe;
             starts.back[place] = next[stripe];
             starts.front[place] = next[stripe] + counts.back[place];
             next[stripe] += counts.back[place] + counts.front[place];
@@ -165,7 +167,7 @@ class Ranking {
             find_codes(bins_.data() + at, bits, size);
         }
         const int largest = largest_of(bins_.data(), row.width) | 1;
-        const int floor = std::max(largest + 1 - static_cast<int>(BINS), 0);
+        const int floor = std::max(largest + 1 - BINS, 0);
         if (find_bins(bins_.data(), static_cast<std::uint16_t>(floor), row.width) > row.width / CROWDED) return false;
         const std::uint16_t *front = bins_.data(), *back = front + half;
         Count *front_after = after_.data(), *back_after = front_after + half;
@@ -188,7 +190,7 @@ class Ranking {
     // Collect the elements of odd bins that are not alone there. They are few and anywhere: what asks whether there is
     // one collects without a branch, which would be foretold wrongly for each of them.
     void find_mixed(const Row& row) {
-        constexpr std::uint64_t odd = 0x0001000100010001u * STRIPES;
+        constexpr int odd = __builtin_ctz(STRIPES);  // the bit of a place that tells
         std::fill_n(bins_.begin() + row.width, GROUP, std::uint16_t{0});
         groups_.resize(row.width / GROUP + 1);
         mixed_.resize(row.width / CROWDED + 1);
@@ -196,18 +198,18 @@ class Ranking {
         for (std::int64_t first = 0; first < row.width; first += GROUP) {
             std::uint64_t four[4], found = 0;
             std::memcpy(four, bins_.data() + first, sizeof four);
-            for (int i = 0; i < 4; i++) found |= (four[i] & odd) >> i;
+            for (int i = 0; i < 4; i++) found |= (four[i] & (0x0001000100010001u << odd)) >> i;
             groups_[groups] = {first, found};
             groups += found != 0;
         }
         for (std::size_t group = 0; group < groups; group++)
             for (auto [first, found] = groups_[group]; found != 0; found &= found - 1) {
                 const int bit = __builtin_ctzll(found);
-                mixed_[mixed] = static_cast<std::uint64_t>(first + (5 - bit % 16) * 4 + bit / 16);
+                mixed_[mixed] = static_cast<std::uint64_t>(first + (odd - bit % 16) * 4 + bit / 16);
                 mixed += counts_.front[bins_[mixed_[mixed]]] + counts_.back[bins_[mixed_[mixed]]] > 1;
             }
         mixed_.resize(mixed);
-        for (std::uint64_t& each : mixed_) {
+        for (std::uint64_t& each : mixed_) {  // from an index to what sorts
             std::int32_t bits;
             row.magnitudes(&bits, static_cast<std::int64_t>(each), 1);
             each = static_cast<std::uint64_t>(bits) << 32 | (static_cast<std::uint64_t>(row.width) - 1 - each);
