@@ -316,7 +316,7 @@ class Engine:
     def _probe(self, resident: Resident) -> None:
         """One forward with the adapter, in a step or between two. Raises AdapterProbeFailed."""
         prompt = prompts(self._runner.model)[0]
-        runs_soon = self._loop.is_started and not self.waiting and 0 < self.running < self._max_running
+        runs_soon = self._loop.is_started and 0 < self.running < self._max_running - self.waiting
         lease = self.residency.pin(resident.digest) if runs_soon else None
         if lease is not None and passes_in_a_step(self.submit, lease, prompt[0]):
             return

@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 from graftwork.adapters.engine.engine import Engine
 from graftwork.adapters.engine.sequence import Chunk, Generation, Request, Sampling
 from graftwork.errors import GraftworkError, InvalidRequest, OperationFailed, Overloaded
+from graftwork.testing.waiting import until
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import EngineFactory, Family
@@ -281,6 +283,22 @@ def test_a_probe_gets_its_turn_while_every_place_is_busy(family: Family, engine_
     assert not busy[-1].done, "the engine was idle, so this shows nothing"
     assert waited < 5
     engine.close()
+
+
+def test_a_probe_shares_a_step_with_requests_that_are_about_to_begin(family: Family, engine_of: EngineFactory) -> None:
+    engine = engine_of(family, max_sequences=4)
+    engine.submit(Request(PROMPT, LONG))
+    engine.step()
+    with ThreadPoolExecutor(1) as pool:
+        with engine._loop.turn:  # nothing begins
+            engine.start()
+            engine.submit(Request(PROMPT, SHORT))
+            assert (engine.running, engine.waiting) == (1, 1)
+            preparing = pool.submit(
+                engine.residency.prepare, family.digest("everything"), family.adapters["everything"]
+            )
+            until(lambda: engine.waiting == 2)
+        preparing.result()
 
 
 def test_waiting_for_a_result_times_out(engine: Engine) -> None:
