@@ -79,7 +79,6 @@ class Engine:
             prefill_tokens=settings.prefill_tokens,
             slice_tokens=2 * settings.fair_tokens,
         )
-        self._max_running = settings.max_sequences
         self._timeout = settings.request_timeout
         self._counts = Counts()
         self._prefill_tokens = settings.prefill_tokens
@@ -316,7 +315,7 @@ class Engine:
     def _probe(self, resident: Resident) -> None:
         """One forward with the adapter, in a step or between two. Raises AdapterProbeFailed."""
         prompt = prompts(self._runner.model)[0]
-        runs_soon = self._loop.is_started and 0 < self.running < self._max_running - self.waiting
+        runs_soon = self._loop.is_started and self.running > 0 and self._scheduler.has_room
         lease = self.residency.pin(resident.digest) if runs_soon else None
         if lease is not None and passes_in_a_step(self.submit, lease, prompt[0]):
             return

@@ -83,6 +83,11 @@ class Scheduler:
         """Sequences that have a place."""
         return len(self._running)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a sequence that comes now finds a place as soon as the next step begins."""
+        return self._hungry is None and self.running + self.waiting < self._max_running
+
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of its tenant's queue. Raises QueueFull."""
         with self._lock:

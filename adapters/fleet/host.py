@@ -18,6 +18,7 @@ from graftwork.adapters.fleet.wire import credentials, probe, said, served_base
 from graftwork.adapters.residency.place import Occupant
 from graftwork.errors import (
     AdapterProbeFailed,
+    EngineUnavailable,
     GraftworkError,
     InvalidReference,
     InvalidRequest,
@@ -110,8 +111,8 @@ class FleetHost:
         """Probe an adapter with a real completion on every ready server of its base, before an alias moves to it.
 
         A server that cannot be reached is taken out of the fleet instead. Does nothing for anything else than an
-        adapter, and when no server has its base. Raises UnservableAdapter, AdapterProbeFailed; then the alias must
-        stay where it is.
+        adapter, and when no server has its base. Raises UnservableAdapter, AdapterProbeFailed, EngineUnavailable when
+        none of them is ready; then the alias must stay where it is.
         """
         if version.kind is not Kind.ADAPTER or version.base is None or not self.fleet.may_serve(version.base):
             return
@@ -123,7 +124,7 @@ class FleetHost:
         if refusals:
             raise AdapterProbeFailed(adapter=version.ref, reason=refusals[0])
         if not any(answer == "" for answer in answers):
-            raise AdapterProbeFailed(adapter=version.ref, reason="no server of its base is ready")
+            raise EngineUnavailable(model=version.ref, reason="no server of its base is ready")
 
     def follow(self, key: str, alias: str) -> None:
         """Do nothing: what a server has loaded is its own affair."""

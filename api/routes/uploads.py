@@ -20,7 +20,7 @@ from graftwork.errors import SourceNotFound, TooLarge, UnsafeFile, UploadNotFoun
 from graftwork.registry.access.grants import Scope
 from graftwork.registry.arrivals.intents import DeclaredFile, Intent, part_bytes
 from graftwork.registry.arrivals.uploads import Upload, check_digests
-from graftwork.registry.formats.folder import MAX_PATH, Spellings, check_kind
+from graftwork.registry.formats.folder import MAX_PATH, Spellings, check_kind, is_taken
 from graftwork.registry.refs import Ref
 from graftwork.registry.versions.version import Kind, Version
 
@@ -241,4 +241,6 @@ def _check_paths(files: tuple[DeclaredFile, ...]) -> None:
             reason = f"a file of an upload has a plain name of A-Z a-z 0-9 . _ -, in at most {MAX_DEPTH - 1} folders"
             raise UnsafeFile(path=repr(file.path[:80]), reason=reason)
         check_kind(file.path)
+        if not is_taken(file.path):
+            raise UnsafeFile(path=file.path, reason="files in folders of this name are left out of models")
         known.add(file.path)

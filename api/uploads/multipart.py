@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from graftwork.api.uploads.bodies import batches, content_length, discard, stream_of
 from graftwork.errors import GraftworkError, InvalidRequest, TooLarge, UnsafeFile
+from graftwork.registry.formats.folder import check_kind
 from graftwork.registry.storage.blobs import refuse_full
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -191,6 +192,7 @@ class _Staging:
             raise UnsafeFile(path=repr(name), reason="a file of an upload has a plain name of A-Z a-z 0-9 . _ -")
         if name.lower() in (known.lower() for known in self._files):
             raise UnsafeFile(path=name, reason="the upload already has a file of this name")
+        check_kind(name)
         if len(self._files) == MAX_FILES:
             raise TooLarge(what="The upload", actual="more files", limit=f"{MAX_FILES} files")
         self._files.append(name)

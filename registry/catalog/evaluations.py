@@ -14,7 +14,7 @@ from sqlalchemy import select
 from graftwork.registry.access.access import shown_version
 from graftwork.registry.db import Database, clock, moment
 from graftwork.registry.tables import EvaluationRow, VersionRow
-from graftwork.registry.versions.rows import oldest_with
+from graftwork.registry.versions.resolution import find_id_of_first
 from graftwork.registry.versions.version import Version
 
 
@@ -72,7 +72,7 @@ class Evaluations:
         found = []
         with self._database.write() as session:
             self._database.exclude(session)
-            owner = oldest_with(session, version.digest)
+            owner = session.get_one(VersionRow, find_id_of_first(session, version.digest))
             for metric, value in metrics.items():
                 key = _key(version.digest, dataset_digest, metric, parameters)
                 row = session.scalar(select(EvaluationRow).where(EvaluationRow.key == key).limit(1))

@@ -142,9 +142,9 @@ def _walk(folder: Path, levels: int) -> Iterator[Path]:
 
 
 def _is_ignored(path: Path) -> bool:
-    name = path.name
-    is_known = name in IGNORED_NAMES or path.suffix.lower() in IGNORED_SUFFIXES or TRAINER_STATE.fullmatch(name)
-    return name.startswith(".") or bool(is_known)
+    if path.name.startswith(".") or path.name in IGNORED_NAMES or path.suffix.lower() in IGNORED_SUFFIXES:
+        return True
+    return TRAINER_STATE.fullmatch(path.name) is not None
 
 
 def check_kind(relative: str) -> None:

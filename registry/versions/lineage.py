@@ -16,7 +16,7 @@ from graftwork.registry.versions.descent import Descent, read_descent
 from graftwork.registry.versions.marks import Mark, MarkEntry, entries_of
 from graftwork.registry.versions.places import Place, chunked, places_of_digests
 from graftwork.registry.versions.resolution import find_even_withdrawn
-from graftwork.registry.versions.rows import oldest_with
+from graftwork.registry.versions.rows import require_known
 from graftwork.registry.versions.version import Kind, Version
 
 Direction = Literal["up", "down", "both"]
@@ -115,7 +115,7 @@ class Lineage:
         The version is the first node. Raises RevisionNotFound if the registry does not hold `digest`.
         """
         with self._database.read() as session:
-            oldest_with(session, digest)
+            require_known(session, digest)
             edges: dict[Edge, None] = {}
             truncated = False
             for way in ("up", "down"):

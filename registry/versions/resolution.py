@@ -70,11 +70,20 @@ def find_first(session: Session, digest: str) -> Version:
 
     Raises RevisionNotFound.
     """
+    return _version(session, _first(session, digest))
+
+
+def find_id_of_first(session: Session, digest: str) -> int:
+    """The id of the row of the version that `find_first` finds. Raises RevisionNotFound."""
+    return int(_first(session, digest).id)
+
+
+def _first(session: Session, digest: str) -> Row[Any]:
     query = FIRST if access.get().visible is None else FIRST.where(shown())
     row = session.execute(query, {"digest": digest}).one_or_none()
     if row is None:
         raise unknown(digest)
-    return _version(session, row)
+    return row
 
 
 def files_of(session: Session, ids: Iterable[int]) -> Mapping[int, tuple[FileEntry, ...]]:

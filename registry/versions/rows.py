@@ -77,18 +77,6 @@ def not_withdrawn() -> ColumnElement[bool]:
     return ~exists().where(MarkRow.version_id == VersionRow.id, MarkRow.mark == WITHDRAWN)
 
 
-def oldest_with(session: Session, digest: str) -> VersionRow:
-    """The version that had this digest first, of those that may be seen; withdrawn ones come last.
-
-    Raises RevisionNotFound.
-    """
-    query = select(VersionRow).where(VersionRow.digest == digest, shown_version())
-    row = session.scalar(query.order_by(~not_withdrawn(), VersionRow.id).limit(1))
-    if row is None:
-        raise unknown(digest)
-    return row
-
-
 def require_known(session: Session, digest: str) -> None:
     """Raise RevisionNotFound unless a version has this digest, under whichever name."""
     if session.scalar(select(VersionRow.id).where(VersionRow.digest == digest, shown_version()).limit(1)) is None:
