@@ -140,7 +140,18 @@ def test_weights_that_cannot_be_used_are_refused(
 
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize(
-    "name", ["adapter_model.bin", "code.py", "../escape.json", "/etc/passwd", "a\\b.json", ".hidden", "a b.json", ""]
+    "name",
+    [
+        "adapter_model.bin",
+        "training_args.bin",
+        "code.py",
+        "../escape.json",
+        "/etc/passwd",
+        "a\\b.json",
+        ".hidden",
+        "a b.json",
+        "",
+    ],
 )
 def test_a_file_that_is_not_data_or_not_plainly_named_is_refused(
     server: Server, client: httpx.Client, name: str

@@ -255,6 +255,7 @@ def test_a_stored_part_never_changes(client: httpx.Client) -> None:
         (["A/x.json", "a/y.json"], {}, 422, "unsafe_file"),
         (["a.json", "a.json/b.json"], {}, 422, "unsafe_file"),
         (["pytorch_model.bin"], {}, 422, "unsafe_file"),
+        (["checkpoint-5/model.safetensors"], {}, 422, "unsafe_file"),
         (["modeling.py"], {}, 422, "unsafe_file"),
         (["picture.png"], {}, 422, "unsafe_file"),
         (["config.json"], {"name": "no-namespace"}, 422, "invalid_name"),
