@@ -61,15 +61,16 @@ __m512 sums_of_16(const __m512 (&v)[16]) {
     return _mm512_permutexvar_ps(order, all);
 }
 
-// Elements of one partial sum, whatever the batch: of four rows and four tokens they fit the first-level cache.
+// Elements of one partial sum, whatever the batch: of four rows and eight tokens they fit the first-level cache.
 template <typename Kind>
 constexpr std::int64_t PART = 32 * Kind::STEP;
 
-// h[t * stride + r] (+)= a[r] . x[t] over `count <= PART` elements; rows and tokens are `width` elements apart.
+// h[t * stride + r] (+)= a[r] . x[t] over `count <= PART` elements; rows are `width` elements apart, tokens `step`.
 // Of FETCHED rows from `next` on, the same elements are fetched meanwhile.
 template <typename Kind, int ROWS, int TOKENS, int FETCHED>
 void dots(
     const typename Kind::Element* x,
+    std::int64_t step,
     const typename Kind::Element* a,
     std::int64_t width,
     std::int64_t count,
@@ -85,7 +86,7 @@ void dots(
         UNROLL for (int r = 0; r < FETCHED; r++)
             _mm_prefetch(reinterpret_cast<const char*>(next + r * width + i), _MM_HINT_T0);
         Vector xs[TOKENS];
-        UNROLL for (int t = 0; t < TOKENS; t++) xs[t] = Kind::load(x + t * width + i);
+        UNROLL for (int t = 0; t < TOKENS; t++) xs[t] = Kind::load(x + t * step + i);
         UNROLL for (int r = 0; r < ROWS; r++) {
             const Vector row = Kind::load(a + r * width + i);
             UNROLL for (int t = 0; t < TOKENS; t++)
@@ -97,7 +98,7 @@ void dots(
             const Vector row = Kind::load(a + r * width + i, count - i);
             UNROLL for (int t = 0; t < TOKENS; t++)
                 sums[t * ROWS + r] =
-                    Kind::add_product(sums[t * ROWS + r], Kind::load(x + t * width + i, count - i), row);
+                    Kind::add_product(sums[t * ROWS + r], Kind::load(x + t * step + i, count - i), row);
         }
     if constexpr (TOKENS * ROWS == 16) {
         const __m512 all = sums_of_16(sums);
@@ -118,16 +119,22 @@ void dots(
 
 template <typename Kind, int ROWS, int TOKENS>
 void whole_dots(
-    const typename Kind::Element* x, const typename Kind::Element* a, std::int64_t width, float* h, std::int64_t stride) {
+    const typename Kind::Element* x,
+    std::int64_t step,
+    const typename Kind::Element* a,
+    std::int64_t width,
+    float* h,
+    std::int64_t stride) {
     for (std::int64_t i = 0; i == 0 || i < width; i += PART<Kind>)
         dots<Kind, ROWS, TOKENS, ROWS>(
-            x + i, a + i, width, std::min(PART<Kind>, width - i), i == 0, h, stride, a + ROWS * width + i);
+            x + i, step, a + i, width, std::min(PART<Kind>, width - i), i == 0, h, stride, a + ROWS * width + i);
 }
 
-// As whole_dots for `tokens` tokens, fewer than 4: the rows are streams from memory.
+// As dots_of_tile for TOKENS tokens, fewer than 4: the rows are streams from memory.
 template <typename Kind, int TOKENS>
 void dots_of_few(
     const typename Kind::Element* x,
+    std::int64_t step,
     const typename Kind::Element* a,
     std::int64_t rows,
     std::int64_t width,
@@ -135,9 +142,9 @@ void dots_of_few(
     std::int64_t stride) {
     constexpr int ROWS = TOKENS == 1 ? 16 : TOKENS == 2 ? 8 : 5;
     std::int64_t r = 0;
-    for (; r + ROWS <= rows; r += ROWS) whole_dots<Kind, ROWS, TOKENS>(x, a + r * width, width, h + r, stride);
-    for (; r + 4 <= rows; r += 4) whole_dots<Kind, 4, TOKENS>(x, a + r * width, width, h + r, stride);
-    for (; r < rows; r++) whole_dots<Kind, 1, TOKENS>(x, a + r * width, width, h + r, stride);
+    for (; r + ROWS <= rows; r += ROWS) whole_dots<Kind, ROWS, TOKENS>(x, step, a + r * width, width, h + r, stride);
+    for (; r + 4 <= rows; r += 4) whole_dots<Kind, 4, TOKENS>(x, step, a + r * width, width, h + r, stride);
+    for (; r < rows; r++) whole_dots<Kind, 1, TOKENS>(x, step, a + r * width, width, h + r, stride);
 }
 
 // ROWS rows with `tokens` tokens, at most 4.
@@ -151,49 +158,69 @@ void dots_of_up_to_4(std::int64_t tokens, Others... others) {
     }
 }
 
-// h[t * stride + r] = a[r] . x[t]. A part of 16 tokens stays in the first-level cache while all rows pass by; the rows
-// that come next are fetched meanwhile.
+// `count` elements each of `rows` rows, to be fetched a few lines at a time between products.
+template <typename Element>
+struct Coming {
+    const Element* row;
+    std::int64_t rows, width, count, column = 0;
+
+    static constexpr std::int64_t LINE = 64 / sizeof(Element);
+
+    std::int64_t lines() const { return rows * ((count + LINE - 1) / LINE); }
+
+    void fetch(std::int64_t lines) {
+        for (; lines > 0 && rows > 0; lines--) {
+            _mm_prefetch(reinterpret_cast<const char*>(row + column), _MM_HINT_T0);
+            column += LINE;
+            if (column >= count) column = 0, row += width, rows--;
+        }
+    }
+};
+
+// h[t * stride + r] = a[r] . x[t], tokens `step` elements apart. A part of some tokens stays in the first-level cache
+// while all rows pass by. What is read next is fetched meanwhile: by few tokens, for whom the rows pass by once, the next
+// 4 rows beside each product; by many the rows' next part, or as many rows more, evenly between all products.
 template <typename Kind>
 void dots_of_tile(
     const typename Kind::Element* x,
+    std::int64_t step,
     std::int64_t tokens,
     const typename Kind::Element* a,
     std::int64_t rows,
     std::int64_t width,
     float* h,
     std::int64_t stride) {
-    if (tokens == 1) return dots_of_few<Kind, 1>(x, a, rows, width, h, stride);
-    if (tokens == 2) return dots_of_few<Kind, 2>(x, a, rows, width, h, stride);
-    if (tokens == 3) return dots_of_few<Kind, 3>(x, a, rows, width, h, stride);
-    constexpr std::int64_t NEAR = 16, LINE = 64 / sizeof(typename Kind::Element);
-    const std::int64_t whole_rows = rows / 4 * 4;
+    if (tokens == 1) return dots_of_few<Kind, 1>(x, step, a, rows, width, h, stride);
+    if (tokens == 2) return dots_of_few<Kind, 2>(x, step, a, rows, width, h, stride);
+    if (tokens == 3) return dots_of_few<Kind, 3>(x, step, a, rows, width, h, stride);
+    constexpr std::int64_t ONCE = 12, NEAR = 8;
+    const std::int64_t whole_rows = rows / 4 * 4, calls = std::max<std::int64_t>(1, (tokens + 3) / 4 * (rows / 4));
     for (std::int64_t i = 0; i == 0 || i < width; i += PART<Kind>) {
-        const std::int64_t count = std::min(PART<Kind>, width - i);
-        for (std::int64_t near = 0; near < tokens; near += NEAR) {
-            const std::int64_t end = std::min(near + NEAR, tokens), calls = (end - near + 3) / 4;
+        const std::int64_t count = std::min(PART<Kind>, width - i), after = i + count;
+        Coming<typename Kind::Element> coming{
+            after < width ? a + after : a + rows * width, rows, width,
+            std::min(PART<Kind>, after < width ? width - after : width)};
+        const std::int64_t lines = (coming.lines() + calls - 1) / calls;
+        for (std::int64_t near = 0, end; near < tokens; near = end) {
+            end = tokens <= ONCE ? tokens : std::min(near + NEAR, tokens);
+            const auto products = [&](auto of, auto fetched, std::int64_t r, std::int64_t t, std::int64_t next) {
+                dots_of_up_to_4<Kind, decltype(of)::value, decltype(fetched)::value>(
+                    end - t, x + t * step + i, step, a + r * width + i, width, count, i == 0, h + t * stride + r, stride,
+                    a + next * width + i);
+            };
+            using std::integral_constant;
             for (std::int64_t r = 0; r < whole_rows; r += 4)
-                for (std::int64_t t = near, call = 0; t < end; t += 4, call++) {
-                    const auto run = [&](auto fetched) {
-                        constexpr int FETCHED = decltype(fetched)::value;
-                        const std::int64_t next = std::min<std::int64_t>(FETCHED * call, 4 - FETCHED);
-                        dots_of_up_to_4<Kind, 4, FETCHED>(
-                            end - t, x + t * width + i, a + r * width + i, width, count, i == 0, h + t * stride + r,
-                            stride, a + (r + 4 + next) * width + i);
-                    };
-                    // between many products in one go, between few beside them: measured
-                    for (std::int64_t at = 0; near == 0 && calls == 4 && at < count; at += LINE)
-                        _mm_prefetch(reinterpret_cast<const char*>(a + (r + 4 + call) * width + i + at), _MM_HINT_T0);
-                    if (near > 0 || calls == 4)
-                        run(std::integral_constant<int, 0>());
-                    else if (calls > 1)
-                        run(std::integral_constant<int, 2>());
+                for (std::int64_t t = near; t < end; t += 4)
+                    if (tokens > ONCE) {
+                        coming.fetch(lines);
+                        products(integral_constant<int, 4>(), integral_constant<int, 0>(), r, t, r);
+                    } else if (tokens > 4)
+                        products(integral_constant<int, 4>(), integral_constant<int, 2>(), r, t, r + 4 + (t ? 2 : 0));
                     else
-                        run(std::integral_constant<int, 4>());
-                }
+                        products(integral_constant<int, 4>(), integral_constant<int, 4>(), r, t, r + 4);
             for (std::int64_t r = whole_rows; r < rows; r++)
                 for (std::int64_t t = near; t < end; t += 4)
-                    dots_of_up_to_4<Kind, 1, 0>(
-                        end - t, x + t * width + i, a + r * width + i, width, count, i == 0, h + t * stride + r, stride, a);
+                    products(integral_constant<int, 1>(), integral_constant<int, 0>(), r, t, r);
         }
     }
 }

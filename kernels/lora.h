@@ -62,10 +62,11 @@ inline bool worth_threads(const std::vector<Run>& runs, std::int64_t width) {
     return work >= std::int64_t{1} << 21;
 }
 
-// h[t * stride + r] = a[row + r] . x[first + t], in float32, for t below `tokens` and r below `rows`.
-// The order of a sum depends on `width` alone.
+// h[t * stride + r] = a[row + r] . x[first + t], in float32, for t below `tokens` and r below `rows`; the tokens of x are
+// `step` elements apart. The order of a sum depends on `width` alone.
 void shrink_tile(
     const Array& x,
+    std::int64_t step,
     std::int64_t first,
     std::int64_t tokens,
     const Array& a,

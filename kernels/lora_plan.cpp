@@ -67,7 +67,7 @@ void LoraPlan::add(const LoraRows& rows, std::uintptr_t x_address, std::uintptr_
     for_each_task(static_cast<std::int64_t>(shrinks.size()), worth_threads(runs, width), [&](std::int64_t i) {
         const auto& [run, token, tokens, begin, count, part] = shrink[i];
         shrink_tile(
-            x, run->first + token, tokens, layers[part].a, run->start + begin, count, width,
+            x, width, run->first + token, tokens, layers[part].a, run->start + begin, count, width,
             sums_of(run, token) + begin, run->rank);
     });
     for_each_task(static_cast<std::int64_t>(expands.size()), worth_threads(runs, widest), [&](std::int64_t i) {

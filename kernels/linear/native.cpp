@@ -1,4 +1,6 @@
 // The CPU twin of linear: the weight lies as it was loaded and is read once for up to TOKENS tokens.
+#include <cstring>
+
 #include "../avx512.h"
 #include "../lora.h"
 
@@ -7,9 +9,32 @@ namespace {
 
 constexpr std::int64_t TOKENS = 64;  // whose inputs stay in the second-level cache
 constexpr std::int64_t COLUMNS = 64;
+constexpr std::int64_t TURNS = 8;  // of a thread, so that one that is held up leaves its columns to the others
 
 LEAF void add(float* RESTRICT sum, const float* RESTRICT y, std::int64_t count) {
     for (std::int64_t j = 0; j < count; j++) sum[j] += y[j];
+}
+
+// Bytes after which an address falls on the same set of a first-level cache, and what moves it half way round.
+constexpr std::int64_t ROUND = 4096, HALF_ROUND = ROUND / 2;
+
+struct alignas(64) Line {
+    char bytes[64];
+};
+
+// The tokens of x further apart, where they would push each other out of the first-level cache.
+Array spread(const Array& x, std::int64_t tokens, std::int64_t& step) {
+    const std::int64_t size = step * x.itemsize(), far = size + HALF_ROUND;
+    if (tokens < 4 || size % ROUND != 0) return x;
+    static thread_local std::vector<Line> lines;
+    lines.resize(static_cast<std::size_t>(tokens * far / 64));
+    Array moved = x;
+    moved.data = lines.data()->bytes;
+    split(tokens, tokens * step, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t t = begin; t < end; t++) std::memcpy(moved.data + t * far, x.data + t * size, size);
+    });
+    step = far / x.itemsize();
+    return moved;
 }
 
 }  // namespace
@@ -27,18 +52,22 @@ void linear(const Array& y, const Array& x, const Array& w, const OptionalArray&
     check_sizes(tokens * out, std::vector<Array>{y});
     check_sizes(out * width, std::vector<Array>{w});
     check_sizes(out, bias);
-    const std::int64_t tiles = (out + COLUMNS - 1) / COLUMNS;
-    for_each_task(tiles, (tokens + 8) * out * width >= THREAD_WORK, [&](std::int64_t i) {
+    std::int64_t step = width;
+    const Array from = spread(x, tokens, step);
+    const std::int64_t tiles = (out + COLUMNS - 1) / COLUMNS, turns = std::min(tiles, TURNS * thread_count());
+    for_each_task(turns, (tokens + 8) * out * width >= THREAD_WORK, [&](std::int64_t turn) {
         alignas(64) float sums[TOKENS][COLUMNS];
         alignas(64) float biases[COLUMNS];
-        const std::int64_t column = i * COLUMNS, columns = std::min(COLUMNS, out - column);
-        const float* added = bias ? bias->read(column, columns, biases) : nullptr;
-        for (std::int64_t t = 0; t < tokens; t += TOKENS) {
-            const std::int64_t rows = std::min(TOKENS, tokens - t);
-            shrink_tile(x, t, rows, w, column, columns, width, sums[0], COLUMNS);
-            for (std::int64_t r = 0; r < rows; r++) {
-                if (added) add(sums[r], added, columns);
-                y.write((t + r) * out + column, columns, sums[r]);
+        for (std::int64_t i = tiles * turn / turns; i < tiles * (turn + 1) / turns; i++) {
+            const std::int64_t column = i * COLUMNS, columns = std::min(COLUMNS, out - column);
+            const float* added = bias ? bias->read(column, columns, biases) : nullptr;
+            for (std::int64_t t = 0; t < tokens; t += TOKENS) {
+                const std::int64_t rows = std::min(TOKENS, tokens - t);
+                shrink_tile(from, step, t, rows, w, column, columns, width, sums[0], COLUMNS);
+                for (std::int64_t r = 0; r < rows; r++) {
+                    if (added) add(sums[r], added, columns);
+                    y.write((t + r) * out + column, columns, sums[r]);
+                }
             }
         }
     });

@@ -30,6 +30,7 @@ const float* read_all(const Array& array, std::int64_t first, std::int64_t count
 
 void shrink_tile(
     const Array& x,
+    std::int64_t step,
     std::int64_t first,
     std::int64_t tokens,
     const Array& a,
@@ -41,17 +42,17 @@ void shrink_tile(
 #ifdef GRAFTWORK_AVX512
     if (x.dtype == Dtype::BF16 && a.dtype == Dtype::BF16 && has_avx512_bf16())
         return dots_of_tile<BFloatDots>(
-            reinterpret_cast<const std::uint16_t*>(x.data) + first * width, tokens,
+            reinterpret_cast<const std::uint16_t*>(x.data) + first * step, step, tokens,
             reinterpret_cast<const std::uint16_t*>(a.data) + row * width, rows, width, h, stride);
     if (x.dtype == Dtype::F32 && a.dtype == Dtype::F32 && has_avx512())
         return dots_of_tile<FloatDots>(
-            reinterpret_cast<const float*>(x.data) + first * width, tokens,
+            reinterpret_cast<const float*>(x.data) + first * step, step, tokens,
             reinterpret_cast<const float*>(a.data) + row * width, rows, width, h, stride);
 #endif
     static thread_local std::vector<float> row_scratch, token_scratch;
     const float* pool = read_all(a, row * width, rows * width, row_scratch);
     for (std::int64_t t = 0; t < tokens; t++) {
-        const float* token = read_all(x, (first + t) * width, width, token_scratch);
+        const float* token = read_all(x, (first + t) * step, width, token_scratch);
         for (std::int64_t r = 0; r < rows; r++) h[t * stride + r] = dot(pool + r * width, token, width);
     }
 }
@@ -71,7 +72,7 @@ void lora_shrink(
     for_each_task(static_cast<std::int64_t>(tiles.size()), worth_threads(runs, width), [&](std::int64_t i) {
         const auto& [run, token, tokens, begin, count, part] = tiles[static_cast<std::size_t>(i)];
         float* into = result + (run->first + token) * max_rank + begin;
-        shrink_tile(x, run->first + token, tokens, a, run->start + begin, count, width, into, max_rank);
+        shrink_tile(x, width, run->first + token, tokens, a, run->start + begin, count, width, into, max_rank);
     });
 }
 
