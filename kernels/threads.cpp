@@ -27,23 +27,33 @@ int process() {
 #endif
 }
 
+// Consecutive tasks of one worker, of which the others take what it leaves: whoever works on one task has often fetched
+// into its cache what the next one reads.
+struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+};
+
 class Pool {
 public:
-    explicit Pool(int helpers) : owner(process()), helpers(helpers) {
-        for (int i = 0; i < helpers; i++) std::thread([this] { serve(); }).detach();
+    explicit Pool(int helpers) : owner(process()), helpers(helpers), shares(static_cast<std::size_t>(helpers) + 1) {
+        for (int i = 0; i < helpers; i++) std::thread([this, i] { serve(i + 1); }).detach();
     }
 
     void run(std::int64_t count, const std::function<void(std::int64_t)>& call) {
         {
             std::lock_guard<std::mutex> lock(mutex);
             task = &call;
-            tasks = count;
-            next.store(0, std::memory_order_relaxed);
+            const std::int64_t workers = helpers + 1;
+            for (std::int64_t w = 0; w < workers; w++) {
+                shares[w].next.store(count * w / workers, std::memory_order_relaxed);
+                shares[w].end = count * (w + 1) / workers;
+            }
             busy.store(helpers, std::memory_order_relaxed);
             generation.fetch_add(1, std::memory_order_release);
         }
         awake.notify_all();
-        work();
+        work(0);
         for (int spins = 0; busy.load(std::memory_order_acquire) > 0; spins++)
             if (spins > SPINS) std::this_thread::yield();
     }
@@ -54,11 +64,14 @@ public:
 private:
     static constexpr int SPINS = 2000;
 
-    void work() {
-        for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) (*task)(i);
+    void work(std::size_t worker) {
+        for (std::size_t turn = 0; turn < shares.size(); turn++) {
+            Share& share = shares[(worker + turn) % shares.size()];
+            for (std::int64_t i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) (*task)(i);
+        }
     }
 
-    void serve() {
+    void serve(std::size_t worker) {
         for (std::int64_t seen = 0;;) {
             for (int spins = 0; spins < SPINS && generation.load(std::memory_order_acquire) == seen; spins++) {
             }
@@ -67,7 +80,7 @@ private:
                 awake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
                 seen = generation.load(std::memory_order_acquire);
             }
-            work();
+            work(worker);
             busy.fetch_sub(1, std::memory_order_release);
         }
     }
@@ -75,10 +88,9 @@ private:
     std::mutex mutex;
     std::condition_variable awake;
     std::atomic<std::int64_t> generation{0};
-    std::atomic<std::int64_t> next{0};
     std::atomic<int> busy{0};
     const std::function<void(std::int64_t)>* task = nullptr;
-    std::int64_t tasks = 0;
+    std::vector<Share> shares;
 };
 
 std::mutex running;

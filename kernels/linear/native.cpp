@@ -9,7 +9,6 @@ namespace {
 
 constexpr std::int64_t TOKENS = 64;  // whose inputs stay in the second-level cache
 constexpr std::int64_t COLUMNS = 64;
-constexpr std::int64_t TURNS = 8;  // of a thread, so that one that is held up leaves its columns to the others
 
 LEAF void add(float* RESTRICT sum, const float* RESTRICT y, std::int64_t count) {
     for (std::int64_t j = 0; j < count; j++) sum[j] += y[j];
@@ -54,20 +53,18 @@ void linear(const Array& y, const Array& x, const Array& w, const OptionalArray&
     check_sizes(out, bias);
     std::int64_t step = width;
     const Array from = spread(x, tokens, step);
-    const std::int64_t tiles = (out + COLUMNS - 1) / COLUMNS, turns = std::min(tiles, TURNS * thread_count());
-    for_each_task(turns, (tokens + 8) * out * width >= THREAD_WORK, [&](std::int64_t turn) {
+    const std::int64_t tiles = (out + COLUMNS - 1) / COLUMNS;
+    for_each_task(tiles, (tokens + 8) * out * width >= THREAD_WORK, [&](std::int64_t i) {
         alignas(64) float sums[TOKENS][COLUMNS];
         alignas(64) float biases[COLUMNS];
-        for (std::int64_t i = tiles * turn / turns; i < tiles * (turn + 1) / turns; i++) {
-            const std::int64_t column = i * COLUMNS, columns = std::min(COLUMNS, out - column);
-            const float* added = bias ? bias->read(column, columns, biases) : nullptr;
-            for (std::int64_t t = 0; t < tokens; t += TOKENS) {
-                const std::int64_t rows = std::min(TOKENS, tokens - t);
-                shrink_tile(from, step, t, rows, w, column, columns, width, sums[0], COLUMNS);
-                for (std::int64_t r = 0; r < rows; r++) {
-                    if (added) add(sums[r], added, columns);
-                    y.write((t + r) * out + column, columns, sums[r]);
-                }
+        const std::int64_t column = i * COLUMNS, columns = std::min(COLUMNS, out - column);
+        const float* added = bias ? bias->read(column, columns, biases) : nullptr;
+        for (std::int64_t t = 0; t < tokens; t += TOKENS) {
+            const std::int64_t rows = std::min(TOKENS, tokens - t);
+            shrink_tile(from, step, t, rows, w, column, columns, width, sums[0], COLUMNS);
+            for (std::int64_t r = 0; r < rows; r++) {
+                if (added) add(sums[r], added, columns);
+                y.write((t + r) * out + column, columns, sums[r]);
             }
         }
     });
