@@ -52,6 +52,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("lora_expand", &lora_expand, NoGil());
     m.def("lora_fill", &lora_fill, NoGil());
     m.def("paged_attention", &paged_attention, NoGil());
+    m.def("paged_store", &paged_store, NoGil());
     py::class_<LoraRows>(m, "LoraRows").def(py::init<const std::vector<std::int32_t>&>(), py::arg("slots"));
     py::class_<LoraLayer>(m, "LoraLayer")
         .def(

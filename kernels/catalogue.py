@@ -14,6 +14,7 @@ TORCH_ON_GPU = {
     "all_finite": "a merge asks it of what has landed in host memory",
     "linear": "its matrix product is that of torch's BLAS",
     "paged_attention": "its products and its softmax are those of torch, over what one gather has read",
+    "paged_store": "torch scatters rows",
     "rms_norm": "models on a GPU keep their own norms",
     "rank_chances": "torch sorts the rows of a GPU's tensor by radix, stably",
 }

@@ -144,11 +144,15 @@ void paged_attention(
     const Array& keys,
     const Array& values,
     const Array& pages,
-    const Array& lengths,
+    const Array& spans,
     float scale,
     std::int64_t window);
 
-// Threads that one large call of linear, rms_norm, lora_shrink, lora_expand or paged_attention may use; every other twin runs on its caller's.
+void paged_store(
+    const Array& keys, const Array& values, const Array& key, const Array& value, const Array& pages, const Array& spans);
+
+// Threads that one large call of linear, rms_norm, lora_shrink, lora_expand, paged_attention or paged_store may use;
+// every other twin runs on its caller's.
 void set_threads(int threads);
 
 // Throws std::invalid_argument unless every per-input list has one item an input.

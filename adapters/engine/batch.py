@@ -55,7 +55,7 @@ def pack(pieces: Items[Piece], cache: KeyValueCache, device: torch.device) -> Ba
     last: list[int] = []
     for piece in pieces:
         count = len(piece.token_ids)
-        spans.append(Span(piece.pages, len(tokens), piece.start, count))
+        spans.append(Span(piece.pages, piece.start, count))
         tokens.extend(piece.token_ids)
         positions.extend(range(piece.start, piece.start + count))
         slots.extend([-1 if piece.resident is None else slot_of[piece.resident]] * count)

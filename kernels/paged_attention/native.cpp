@@ -1,203 +1,49 @@
-// The CPU twin of paged_attention: a page's keys and values are read once for all query heads that share them.
-#include <cmath>
-#include <cstring>
-#include <limits>
-
-#include "../lora.h"
-#include "../vectors.h"
+// The CPU twin of paged_attention: keys and values are read once for all query heads that share them, and for many rows.
+#include "../native.h"
+#include "../paged.h"
+#include "../threads.h"
+#include "page.h"
+#include "softmax.h"
+#include "tile.h"
 
 namespace graftwork {
 namespace {
 
-// y[j] += sum_i x[i] m[i][j], four rows at a time. Both halves of attention have this form: scores over a page's
-// positions (m: keys by column) and sums over them (m: values by row).
-LEAF void add_product(
-    float* RESTRICT y, const float* RESTRICT x, const float* RESTRICT m, std::int64_t rows, std::int64_t columns) {
-    std::int64_t i = 0;
-    for (; i + 4 <= rows; i += 4) {
-        const float a = x[i], b = x[i + 1], c = x[i + 2], d = x[i + 3];
-        const float *p = m + i * columns, *q = p + columns, *r = q + columns, *s = r + columns;
-        for (std::int64_t j = 0; j < columns; j++) y[j] += (a * p[j] + b * q[j]) + (c * r[j] + d * s[j]);
-    }
-    for (; i < rows; i++)
-        for (std::int64_t j = 0; j < columns; j++) y[j] += x[i] * m[i * columns + j];
-}
+// Query heads of some rows, "lines", are worked on together: so many, and so few that their scores stay in the
+// second-level cache.
+constexpr std::int64_t MOST_LINES = 48, MOST_SCORES = 192 * 1024;
 
-// x[j] = exp(x[j] - top) for x[j] <= top: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes' expf).
-LEAF void exponentials(float* RESTRICT x, float top, std::int64_t count) {
-    constexpr float rounder = 12582912.f;  // adding it leaves no fraction
-    for (std::int64_t j = 0; j < count; j++) {
-        const float z = x[j] - top < -87.f ? -87.f : x[j] - top;
-        const float n = (z * 1.44269504088896341f + rounder) - rounder;
-        const float r = (z - n * 0.693359375f) + n * 2.12194440e-4f;
-        float p = 1.9875691500e-4f;
-        p = p * r + 1.3981999507e-3f;
-        p = p * r + 8.3334519073e-3f;
-        p = p * r + 4.1665795894e-2f;
-        p = p * r + 1.6666665459e-1f;
-        p = p * r + 5.0000001201e-1f;
-        p = (p * r * r + r) + 1.f;
-        const std::int32_t bits = (static_cast<std::int32_t>(n) + 127) << 23;
-        float power;
-        std::memcpy(&power, &bits, sizeof power);
-        x[j] = p * power;
-    }
-}
+// Consecutive rows of one sequence.
+struct Part {
+    const Sequence* sequence;
+    std::int64_t row, rows;   // of the sequence's new ones
+    std::int64_t first, end;  // the positions that any of them sees
+};
 
-// Any number of elements in float32: in place when they are, else converted into `scratch`.
-const float* read_all(const Array& array, std::int64_t first, std::int64_t count, float* scratch) {
-    if (array.dtype == Dtype::F32) return array.read(first, count, nullptr);
-    for (std::int64_t i = 0; i < count; i += BLOCK) array.read(first + i, std::min(BLOCK, count - i), scratch + i);
-    return scratch;
-}
+struct Call {
+    const Array &out, &q, &keys, &values;
+    float scale;
+    std::int64_t window;
+    std::int64_t query_heads = q.shape.at(1), heads = keys.shape.at(1), shared = query_heads / heads;
+    std::int64_t width = q.shape.at(2), value_width = values.shape.at(3), page = keys.shape.at(3);
 
-#ifdef GRAFTWORK_AVX512
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-
-constexpr int CHAINS = 4;  // partial sums of a score, so that one product need not wait for the other
-
-// scores[g * columns + j] = q[g] . keys[., j] for GROUP query heads and a page's positions.
-template <typename Kind, int GROUP>
-void score_page(
-    float* scores,
-    std::int64_t columns,
-    const float* q,
-    const typename Kind::Element* keys,
-    std::int64_t width,
-    std::int64_t page) {
-    for (std::int64_t j = 0; j < page; j += LANE) {
-        const __mmask16 mask = columns_left(page - j);
-        __m512 sums[GROUP][CHAINS];
-        UNROLL for (int g = 0; g < GROUP; g++)
-            UNROLL for (int c = 0; c < CHAINS; c++) sums[g][c] = _mm512_setzero_ps();
-        std::int64_t i = 0;
-        for (; i + CHAINS <= width; i += CHAINS)
-            UNROLL for (int c = 0; c < CHAINS; c++) {
-                const __m512 key = Kind::load(keys + (i + c) * page + j, mask);
-                UNROLL for (int g = 0; g < GROUP; g++)
-                    sums[g][c] = _mm512_fmadd_ps(_mm512_set1_ps(q[g * width + i + c]), key, sums[g][c]);
-            }
-        for (; i < width; i++) {
-            const __m512 key = Kind::load(keys + i * page + j, mask);
-            UNROLL for (int g = 0; g < GROUP; g++)
-                sums[g][0] = _mm512_fmadd_ps(_mm512_set1_ps(q[g * width + i]), key, sums[g][0]);
-        }
-        UNROLL for (int g = 0; g < GROUP; g++)
-            _mm512_mask_storeu_ps(
-                scores + g * columns + j, mask,
-                _mm512_add_ps(_mm512_add_ps(sums[g][0], sums[g][1]), _mm512_add_ps(sums[g][2], sums[g][3])));
-    }
-}
-
-// sums[g * width + j] += sum over t of weights[g * columns + t] * values[t, j] for GROUP query heads.
-template <typename Kind, int GROUP>
-void sum_page(
-    float* sums,
-    const float* weights,
-    std::int64_t columns,
-    const typename Kind::Element* values,
-    std::int64_t count,
-    std::int64_t width) {
-    constexpr int VECTORS = 4;
-    for (std::int64_t j = 0; j < width; j += VECTORS * LANE) {
-        __mmask16 masks[VECTORS];
-        __m512 total[GROUP][VECTORS];
-        UNROLL for (int v = 0; v < VECTORS; v++) {
-            masks[v] = columns_left(width - j - v * LANE);
-            UNROLL for (int g = 0; g < GROUP; g++)
-                total[g][v] = _mm512_maskz_loadu_ps(masks[v], sums + g * width + j + v * LANE);
-        }
-        for (std::int64_t t = 0; t < count; t++) {
-            __m512 row[VECTORS];
-            UNROLL for (int v = 0; v < VECTORS; v++)
-                row[v] = Kind::load(values + t * width + j + v * LANE, masks[v]);
-            UNROLL for (int g = 0; g < GROUP; g++) {
-                const __m512 weight = _mm512_set1_ps(weights[g * columns + t]);
-                UNROLL for (int v = 0; v < VECTORS; v++) total[g][v] = _mm512_fmadd_ps(weight, row[v], total[g][v]);
-            }
-        }
-        UNROLL for (int g = 0; g < GROUP; g++)
-            UNROLL for (int v = 0; v < VECTORS; v++)
-                _mm512_mask_storeu_ps(sums + g * width + j + v * LANE, masks[v], total[g][v]);
-    }
-}
-
-// Both for any number of query heads.
-template <typename Kind>
-struct Pages {
-    static const typename Kind::Element* at(const Array& array, std::int64_t first) {
-        return reinterpret_cast<const typename Kind::Element*>(array.data) + first;
-    }
-
-    static void score(
-        float* scores, std::int64_t columns, const float* q, const Array& keys, std::int64_t first, std::int64_t shared,
-        std::int64_t width, std::int64_t page) {
-        std::int64_t g = 0;
-        for (; g + 4 <= shared; g += 4)
-            score_page<Kind, 4>(scores + g * columns, columns, q + g * width, at(keys, first), width, page);
-        for (; g + 2 <= shared; g += 2)
-            score_page<Kind, 2>(scores + g * columns, columns, q + g * width, at(keys, first), width, page);
-        if (g < shared) score_page<Kind, 1>(scores + g * columns, columns, q + g * width, at(keys, first), width, page);
-    }
-
-    static void sum(
-        float* sums, const float* weights, std::int64_t columns, const Array& values, std::int64_t first,
-        std::int64_t count, std::int64_t shared, std::int64_t width) {
-        std::int64_t g = 0;
-        for (; g + 4 <= shared; g += 4)
-            sum_page<Kind, 4>(sums + g * width, weights + g * columns, columns, at(values, first), count, width);
-        for (; g + 2 <= shared; g += 2)
-            sum_page<Kind, 2>(sums + g * width, weights + g * columns, columns, at(values, first), count, width);
-        if (g < shared)
-            sum_page<Kind, 1>(sums + g * width, weights + g * columns, columns, at(values, first), count, width);
+    // The first position that is seen by the row at `position`.
+    std::int64_t first_seen(std::int64_t position) const {
+        return window > 0 ? std::max<std::int64_t>(0, position + 1 - window) : 0;
     }
 };
-#pragma GCC pop_options
-#endif
 
-bool are_fast(const Array& array) {
-#ifdef GRAFTWORK_AVX512
-    return (array.dtype == Dtype::BF16 && has_avx512_bf16()) || (array.dtype == Dtype::F32 && has_avx512());
-#else
-    return false;
-#endif
-}
-
-// scores[g * columns + j] = q[g] . the page's key j, for all `shared` query heads; `first` is where the page's keys begin.
-void score(
-    float* scores, std::int64_t columns, const float* q, const Array& keys, std::int64_t first, std::int64_t shared,
-    std::int64_t width, std::int64_t page, float* scratch) {
-#ifdef GRAFTWORK_AVX512
-    if (are_fast(keys)) {
-        const auto run = keys.dtype == Dtype::BF16 ? Pages<BFloats>::score : Pages<Floats>::score;
-        return run(scores, columns, q, keys, first, shared, width, page);
+// Floats that a thread keeps for its next task.
+class Buffer {
+public:
+    float* of(std::int64_t size) {
+        const auto needed = static_cast<std::size_t>(size / BLOCK + 1);
+        if (blocks.size() < needed) blocks.resize(needed);
+        return blocks.data()->values;
     }
-#endif
-    const float* block = read_all(keys, first, width * page, scratch);
-    for (std::int64_t g = 0; g < shared; g++) {
-        std::fill(scores + g * columns, scores + g * columns + page, 0.f);
-        add_product(scores + g * columns, q + g * width, block, width, page);
-    }
-}
 
-// sums[g * width + j] += sum over t below `count` of weights[g * columns + t] * the value at `first + t * width + j`.
-void sum(
-    float* sums, const float* weights, std::int64_t columns, const Array& values, std::int64_t first, std::int64_t count,
-    std::int64_t shared, std::int64_t width, float* scratch) {
-#ifdef GRAFTWORK_AVX512
-    if (are_fast(values)) {
-        const auto run = values.dtype == Dtype::BF16 ? Pages<BFloats>::sum : Pages<Floats>::sum;
-        return run(sums, weights, columns, values, first, count, shared, width);
-    }
-#endif
-    const float* block = read_all(values, first, count * width, scratch);
-    for (std::int64_t g = 0; g < shared; g++)
-        add_product(sums + g * width, weights + g * columns, block, count, width);
-}
-
-struct Shape {
-    std::int64_t query_heads, heads, shared, width, value_width, page;
+private:
+    std::vector<Block> blocks;
 };
 
 // The blocks of pages lie far apart, so no hardware fetches the next one in time.
@@ -208,63 +54,185 @@ void fetch(const Array& array, std::int64_t first, std::int64_t count) {
 #endif
 }
 
-struct Scratch {
-    std::vector<float> query, block, scores, sums;
-};
+std::int64_t round_up(std::int64_t value, std::int64_t to) { return (value + to - 1) / to * to; }
 
-// One sequence's query heads that share key head `head`; it sees positions first..length-1.
-void attend(
-    const Array& out,
-    const Array& q,
-    const Array& keys,
-    const Array& values,
-    const std::int32_t* pages,
-    const Shape& is,
-    std::int64_t sequence,
-    std::int64_t head,
-    std::int64_t first,
-    std::int64_t length,
-    float scale,
-    Scratch& scratch) {
-    const std::int64_t from = first / is.page, until = (length + is.page - 1) / is.page;
-    const std::int64_t columns = (until - from) * is.page;  // whole pages; what is not seen is left out below
-    scratch.query.resize(static_cast<std::size_t>(is.shared * is.width));
-    scratch.block.resize(static_cast<std::size_t>(is.page * std::max(is.width, is.value_width)));
-    scratch.scores.resize(static_cast<std::size_t>(is.shared * columns));
-    scratch.sums.assign(static_cast<std::size_t>(is.shared * is.value_width), 0.f);
-    const std::int64_t row = sequence * is.query_heads + head * is.shared;
-    const float* query = read_all(q, row * is.width, is.shared * is.width, scratch.query.data());
-    for (std::int64_t i = 0; i < is.shared * is.width; i++) scratch.query[i] = query[i] * scale;
-    for (std::int64_t p = from; p < until; p++) {
-        const std::int64_t size = is.width * is.page, at = (pages[p] * is.heads + head) * size;
-        fetch(values, (pages[p] * is.heads + head) * is.page * is.value_width, is.page * is.value_width);
-        if (p + 1 < until) fetch(keys, (pages[p + 1] * is.heads + head) * size, size);
-        score(
-            &scratch.scores[(p - from) * is.page], columns, scratch.query.data(), keys, at, is.shared, is.width, is.page,
-            scratch.block.data());
+// A part's rows and the query heads of them that share key head `head`: page by page, or, where a sequence has more than
+// one row, by tiles.
+class Attention {
+public:
+    Attention(const Call& call, const Part& part, std::int64_t head)
+        : is(call), part(part), head(head), tiled(part.sequence->count > 1 && are_fast(call.keys)),
+          origin(part.first / is.page * is.page), columns(round_up(part.end - origin, tiled ? TILE : is.page)),
+          lines(part.rows * is.shared), all_lines(tiled ? round_up(lines, LINES) : lines),
+          stride(tiled ? round_up(is.value_width, WIDTH) : is.value_width) {
+        static thread_local Buffer buffers[5];
+        query = buffers[0].of(all_lines * is.width);
+        scores = buffers[1].of(all_lines * columns);
+        sums = buffers[2].of(all_lines * stride);
+        totals = buffers[3].of(all_lines);
+        block = buffers[4].of((tiled ? TILE : is.page) * std::max(is.width, stride));
     }
-    const std::int64_t skipped = first - from * is.page, seen = length - first;
-    for (std::int64_t g = 0; g < is.shared; g++) {
-        float* scores = &scratch.scores[g * columns + skipped];
-        exponentials(scores, *std::max_element(scores, scores + seen), seen);
+
+    void run() {
+        read_query();
+        if (tiled)
+            score_tiles();
+        else
+            score_pages();
+        for (std::int64_t r = 0; r < part.rows; r++) {
+            const std::int64_t begin = first(r) - origin, end = last(r) - origin;
+            for (std::int64_t g = 0; g < is.shared; g++) {
+                float* line = scores + (r * is.shared + g) * columns;
+                soften(line + begin, end - begin);
+                if (tiled) clear_unseen(r * is.shared + g, begin, end);
+            }
+        }
+        std::fill(sums, sums + all_lines * stride, 0.f);
+        std::fill(totals, totals + all_lines, 0.f);
+        if (tiled)
+            sum_tiles();
+        else
+            sum_pages();
+        write();
     }
-    for (std::int64_t p = from; p < until; p++) {
-        const std::int64_t size = is.page * is.value_width, at = (pages[p] * is.heads + head) * size;
-        const std::int64_t begin = std::max(first, p * is.page), end = std::min(length, (p + 1) * is.page);
-        const std::int64_t offset = begin - p * is.page;
-        sum(scratch.sums.data(), &scratch.scores[begin - from * is.page], columns, values,
-            at + offset * is.value_width, end - begin, is.shared, is.value_width, scratch.block.data());
+
+private:
+    // The positions that row r sees begin and end here.
+    std::int64_t first(std::int64_t r) const { return is.first_seen(last(r) - 1); }
+    std::int64_t last(std::int64_t r) const { return part.sequence->start() + part.row + r + 1; }
+
+    std::int64_t home(std::int64_t position) const { return part.sequence->pages[position / is.page] * is.heads + head; }
+
+    // Where row r's first query head lies among all.
+    std::int64_t place(std::int64_t r) const {
+        return (part.sequence->row + part.row + r) * is.query_heads + head * is.shared;
     }
-    for (std::int64_t g = 0; g < is.shared; g++) {
-        const float* weights = &scratch.scores[g * columns + skipped];
-        float total = 0.f;
-        for (std::int64_t t = 0; t < seen; t++) total += weights[t];
-        float* sums = &scratch.sums[g * is.value_width];
-        for (std::int64_t j = 0; j < is.value_width; j++) sums[j] /= total;
-        for (std::int64_t j = 0; j < is.value_width; j += BLOCK)
-            out.write((row + g) * is.value_width + j, std::min(BLOCK, is.value_width - j), sums + j);
+
+    // Give a line weights of 0 where its group sees and it does not: its columns `begin..end` it does.
+    void clear_unseen(std::int64_t line, std::int64_t begin, std::int64_t end) {
+        float* weights = scores + line * columns;
+        const std::int64_t group = line / LINES * LINES, last_of_group = (std::min(group + LINES, lines) - 1) / is.shared;
+        std::fill(weights + first(group / is.shared) - origin, weights + begin, 0.f);
+        std::fill(weights + end, weights + last(last_of_group) - origin, 0.f);
     }
-}
+
+    void read_query() {
+        const std::int64_t size = is.shared * is.width;
+        for (std::int64_t r = 0; r < part.rows; r++) {
+            float* to = query + r * size;
+            const float* given = read_all(is.q, place(r) * is.width, size, to);
+            for (std::int64_t i = 0; i < size; i++) to[i] = given[i] * is.scale;
+        }
+        std::fill(query + lines * is.width, query + all_lines * is.width, 0.f);
+    }
+
+    void score_pages() {
+        const std::int64_t size = is.width * is.page, value_size = is.page * is.value_width;
+        for (std::int64_t at = origin; at < part.end; at += is.page) {
+            fetch(is.values, home(at) * value_size, value_size);
+            if (at + is.page < part.end) fetch(is.keys, home(at + is.page) * size, size);
+            score(scores + at - origin, columns, query, is.keys, home(at) * size, lines, is.width, is.page, block);
+        }
+    }
+
+    void sum_pages() {
+        for (std::int64_t at = origin; at < part.end; at += is.page) {
+            const std::int64_t from = std::max(at, part.first), until = std::min(at + is.page, part.end);
+            const std::int64_t values = (home(at) * is.page - at) * is.value_width;  // of position 0, were it on this page
+            const float* read = are_fast(is.values) ? nullptr
+                : read_all(is.values, values + from * is.value_width, (until - from) * is.value_width, block);
+            for (std::int64_t r = 0; r < part.rows; r++) {
+                const std::int64_t begin = std::max(at, first(r)), count = std::min(until, last(r)) - begin;
+                if (count <= 0) continue;
+                const std::int64_t line = r * is.shared;
+                sum(sums + line * stride, scores + line * columns + begin - origin, columns, is.values,
+                    values + begin * is.value_width, count, is.shared, is.value_width,
+                    read ? read + (begin - from) * is.value_width : nullptr);
+            }
+        }
+        for (std::int64_t line = 0; line < lines; line++)
+            for (std::int64_t at = first(line / is.shared); at < last(line / is.shared); at++)
+                totals[line] += scores[line * columns + at - origin];
+    }
+
+#ifdef GRAFTWORK_AVX512
+    // Call `gather(at, count)` for the positions of a tile, a page's at a time.
+    template <typename Gather>
+    void each_page(std::int64_t tile, Gather gather) const {
+        const std::int64_t end = std::min(tile + TILE, part.end);
+        for (std::int64_t at = tile, next; at < end; at = next) {
+            next = std::min(end, round_up(at + 1, is.page));
+            gather(at, next - at);
+        }
+    }
+
+    // Call `work(line, begin, end)` for each LINES lines, from `line` on, that see some of a tile: from column `begin`
+    // of it to `end`.
+    template <typename Work>
+    void each_group(std::int64_t tile, Work work) const {
+        for (std::int64_t line = 0; line < lines; line += LINES) {
+            const std::int64_t begin = std::max<std::int64_t>(0, first(line / is.shared) - tile);
+            const std::int64_t end = std::min(TILE, last((std::min(line + LINES, lines) - 1) / is.shared) - tile);
+            if (begin < end) work(line, begin, end);
+        }
+    }
+
+    template <typename Kind>
+    void score_tiles_of() {
+        for (std::int64_t tile = origin; tile < part.end; tile += TILE) {
+            each_page(tile, [&](std::int64_t at, std::int64_t count) {
+                const auto* keys = Pages<Kind>::at(is.keys, home(at) * is.width * is.page + at % is.page);
+                gather_keys<Kind>(block + at - tile, keys, is.width, count, is.page);
+            });
+            each_group(tile, [&](std::int64_t line, std::int64_t, std::int64_t end) {
+                float* to = scores + line * columns + tile - origin;
+                score_tile(to, columns, query + line * is.width, block, is.width, end);
+            });
+        }
+    }
+
+    template <typename Kind>
+    void sum_tiles_of() {
+        for (std::int64_t tile = origin; tile < part.end; tile += TILE) {
+            each_page(tile, [&](std::int64_t at, std::int64_t count) {
+                const auto* values = Pages<Kind>::at(is.values, (home(at) * is.page + at % is.page) * is.value_width);
+                gather_values<Kind>(block + (at - tile) * stride, values, count, is.value_width, stride);
+            });
+            each_group(tile, [&](std::int64_t line, std::int64_t begin, std::int64_t end) {
+                const float* weights = scores + line * columns + tile - origin + begin;
+                sum_tile(
+                    sums + line * stride, totals + line, weights, columns, block + begin * stride, end - begin, stride);
+            });
+        }
+    }
+
+    void score_tiles() { is.keys.dtype == Dtype::BF16 ? score_tiles_of<BFloats>() : score_tiles_of<Floats>(); }
+    void sum_tiles() { is.values.dtype == Dtype::BF16 ? sum_tiles_of<BFloats>() : sum_tiles_of<Floats>(); }
+#else
+    void score_tiles() {}  // are_fast says no
+    void sum_tiles() {}
+#endif
+
+    void write() {
+        for (std::int64_t line = 0; line < lines; line++) {
+            float* sum = sums + line * stride;
+            const std::int64_t to = (place(line / is.shared) + line % is.shared) * is.value_width;
+            for (std::int64_t j = 0; j < is.value_width; j++) sum[j] /= totals[line];
+            for (std::int64_t j = 0; j < is.value_width; j += BLOCK)
+                is.out.write(to + j, std::min(BLOCK, is.value_width - j), sum + j);
+        }
+    }
+
+    const Call& is;
+    const Part& part;
+    const std::int64_t head;
+    const bool tiled;
+    const std::int64_t origin;   // the position of the first column
+    const std::int64_t columns;  // whole pages or tiles
+    const std::int64_t lines, all_lines;  // the latter whole groups of LINES, if tiled
+    const std::int64_t stride;            // of sums
+    float *query, *scores, *sums, *totals, *block;
+};
 
 }  // namespace
 
@@ -274,34 +242,33 @@ void paged_attention(
     const Array& keys,
     const Array& values,
     const Array& pages,
-    const Array& lengths,
+    const Array& spans,
     float scale,
     std::int64_t window) {
-    const Shape is{
-        q.shape.at(1), keys.shape.at(1), q.shape[1] / keys.shape[1], q.shape.at(2), values.shape.at(3),
-        keys.shape.at(3)};
-    const std::int64_t sequences = q.shape.at(0), most = pages.shape.at(1);
-    check_sizes(sequences * is.query_heads * is.value_width, std::vector<Array>{out});
-    check_sizes(keys.shape.at(0) * is.heads * is.page * is.value_width, std::vector<Array>{values});
-    check_sizes(sequences, std::vector<Array>{lengths});
-    const std::int32_t *table = pages.int32(), *ends = lengths.int32();
+    const Call call{out, q, keys, values, scale, window};
+    const std::int64_t rows = q.shape[0];
+    check_sizes(rows * call.query_heads * call.value_width, std::vector<Array>{out});
+    check_sizes(keys.shape[0] * call.heads * call.page * call.value_width, std::vector<Array>{values});
+    const std::vector<Sequence> sequences = sequences_of(pages, spans, rows, keys.shape[0], call.page);
+    std::vector<const Sequence*> dear;
+    for (const Sequence& sequence : sequences) dear.push_back(&sequence);
+    // The dear ones first, so that no thread is left with one when the others are done.
+    std::stable_sort(dear.begin(), dear.end(), [](const Sequence* a, const Sequence* b) { return a->work() > b->work(); });
+    std::vector<std::pair<Part, std::int64_t>> tasks;  // and their key heads
     std::int64_t work = 0;
-    for (std::int64_t s = 0; s < sequences; s++) {
-        if (ends[s] < 1 || ends[s] > most * is.page)
-            throw std::out_of_range("sequence " + std::to_string(s) + " has no such length");
-        for (std::int64_t p = 0; p < (ends[s] + is.page - 1) / is.page; p++)
-            if (table[s * most + p] < 0 || table[s * most + p] >= keys.shape[0])
-                throw std::out_of_range("sequence " + std::to_string(s) + " has a page that does not exist");
-        work += ends[s] * is.query_heads * (is.width + is.value_width);
+    for (const Sequence* sequence : dear) {
+        work += sequence->work() * call.query_heads * (call.width + call.value_width);
+        const std::int64_t lines = std::clamp<std::int64_t>(MOST_SCORES / sequence->length, 8, MOST_LINES);
+        const std::int64_t most = (lines + call.shared - 1) / call.shared;
+        for (std::int64_t head = 0; head < call.heads; head++)  // whose keys stay near for all of its parts
+            for (std::int64_t row = 0; row < sequence->count; row += most) {
+                const std::int64_t begin = sequence->start() + row, end = std::min(begin + most, sequence->length);
+                tasks.push_back({{sequence, row, end - begin, call.first_seen(begin), end}, head});
+            }
     }
-    split(sequences * is.heads, work, [&](std::int64_t begin, std::int64_t end) {
-        Scratch scratch;
-        for (std::int64_t i = begin; i < end; i++) {
-            const std::int64_t s = i / is.heads, length = ends[s];
-            const std::int64_t first = window > 0 ? std::max<std::int64_t>(0, length - window) : 0;
-            attend(
-                out, q, keys, values, table + s * most, is, s, i % is.heads, first, length, scale, scratch);
-        }
+    for_each_task(static_cast<std::int64_t>(tasks.size()), work >= 2 * THREAD_WORK, [&](std::int64_t task) {
+        const auto& [part, head] = tasks[static_cast<std::size_t>(task)];
+        Attention(call, part, head).run();
     });
 }
 
