@@ -30,12 +30,11 @@ inline std::vector<Sequence> sequences_of(
     std::int64_t row = 0;
     for (std::int64_t s = 0; s < count; s++, row += sequences.back().count) {
         const Sequence found{table + s * most, row, span[2 * s], span[2 * s + 1]};
-        const std::string name = "sequence " + std::to_string(s);
         if (found.count < 1 || found.length < found.count || found.length > most * page)
-            throw std::out_of_range(name + " has no such length");
+            throw std::out_of_range("sequence " + std::to_string(s) + " has no such length");
         for (std::int64_t p = 0; p * page < found.length; p++)
             if (found.pages[p] < 0 || found.pages[p] >= total)
-                throw std::out_of_range(name + " has a page that does not exist");
+                throw std::out_of_range("sequence " + std::to_string(s) + " has a page that does not exist");
         sequences.push_back(found);
     }
     if (row != rows) throw std::out_of_range("the sequences have other rows than are given");
