@@ -45,8 +45,8 @@ def packed_attention(
         raise UnsupportedAttentionError("it does not hand its attention the arguments that are meant for it")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return cache_view.attend(layer, *rows, scale, sliding_window)[None], None
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return cache_view.attend(layer, q, k, v, scale, sliding_window)[None], None
 
 
 def register() -> None:
