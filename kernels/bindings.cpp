@@ -48,6 +48,8 @@ PYBIND11_MODULE(_native, m) {
     m.def("linear", &linear, NoGil());
     m.def("has_fast_linear", &has_fast_linear);
     m.def("rms_norm", &rms_norm, NoGil());
+    m.def("gated_product", &gated_product, NoGil());
+    m.def("rotary_embedding", &rotary_embedding, NoGil());
     m.def("lora_shrink", &lora_shrink, NoGil());
     m.def("lora_expand", &lora_expand, NoGil());
     m.def("lora_fill", &lora_fill, NoGil());

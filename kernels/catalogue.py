@@ -12,11 +12,13 @@ from graftwork.kernels.dispatch import Kernel
 
 TORCH_ON_GPU = {
     "all_finite": "a merge asks it of what has landed in host memory",
+    "gated_product": "models on a GPU keep their own activations",
     "linear": "its matrix product is that of torch's BLAS",
     "paged_attention": "its products and its softmax are those of torch, over what one gather has read",
     "paged_store": "torch scatters rows",
     "rms_norm": "models on a GPU keep their own norms",
     "rank_chances": "torch sorts the rows of a GPU's tensor by radix, stably",
+    "rotary_embedding": "models on a GPU keep their own positions",
 }
 """The kernels without a Triton twin, and why their reference serves tensors on a GPU as well."""
 

@@ -128,6 +128,11 @@ bool has_fast_linear(const std::string& dtype);
 
 void rms_norm(const Array& y, const Array& x, const Array& weight, float eps);
 
+void gated_product(const Array& out, const Array& gate, const Array& up, const std::string& activation);
+
+// Rows of x, of which there are as many as y has, may be longer than what is taken of them.
+void rotary_embedding(const Array& y, const Array& x, const Array& cos, const Array& sin);
+
 void lora_shrink(
     const Array& h, const Array& x, const Array& a, const Array& start, const Array& rank, const Array& slot);
 
@@ -151,8 +156,7 @@ void paged_attention(
 void paged_store(
     const Array& keys, const Array& values, const Array& key, const Array& value, const Array& pages, const Array& spans);
 
-// Threads that one large call of linear, rms_norm, lora_shrink, lora_expand, paged_attention or paged_store may use;
-// every other twin runs on its caller's.
+// Threads that one large call of the kernels of inference (those below linear) may use; every other twin runs on its caller's.
 void set_threads(int threads);
 
 // Throws std::invalid_argument unless every per-input list has one item an input.

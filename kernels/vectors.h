@@ -19,17 +19,22 @@ struct Floats {
     using Element = float;
     static __m512 load(const float* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
     static void store(float* p, __mmask16 mask, __m512 value) { _mm512_mask_storeu_ps(p, mask, value); }
+    static __m512 rounded(__m512 value) { return value; }  // as if stored and loaded
 };
 
 struct BFloats {
     using Element = std::uint16_t;
-    static __m512 load(const std::uint16_t* p, __mmask16 mask) {
-        const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
-        return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-    }
+    static __m512 load(const std::uint16_t* p, __mmask16 mask) { return wide(_mm256_maskz_loadu_epi16(mask, p)); }
     static void store(std::uint16_t* p, __mmask16 mask, __m512 value) {
-        _mm256_mask_storeu_epi16(p, mask, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
+        _mm256_mask_storeu_epi16(p, mask, narrow(value));
     }
+    static __m512 rounded(__m512 value) { return wide(narrow(value)); }
+
+private:
+    static __m512 wide(__m256i halves) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+    }
+    static __m256i narrow(__m512 value) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)); }
 };
 
 __mmask16 columns_left(std::int64_t count) {
