@@ -9,8 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from graftwork.adapters.attachment.attach import Attachments
+from graftwork.adapters.attachment.gated import take_over_gated
 from graftwork.adapters.attachment.linears import take_over_linears
 from graftwork.adapters.attachment.norms import take_over_norms
+from graftwork.adapters.attachment.rotary import take_over_rotary
 from graftwork.adapters.engine import attention
 from graftwork.adapters.engine.batch import Piece, pack
 from graftwork.adapters.engine.cache import KeyValueCache
@@ -26,6 +28,8 @@ class Runner:
         self.attachments = attachments
         self._linears = take_over_linears(model)
         take_over_norms(model)
+        take_over_gated(model)
+        take_over_rotary(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
 

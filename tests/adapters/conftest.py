@@ -21,6 +21,8 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -58,6 +60,12 @@ BERT_LORAS: dict[str, dict[str, Any]] = {
     "attention": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]},
     "everything": {"r": 8, "lora_alpha": 4, "target_modules": "all-linear"},
 }
+OTHER_LORAS: dict[str, dict[str, dict[str, Any]]] = {
+    "gpt2": GPT2_LORAS,
+    "bert": BERT_LORAS,
+    "phi3": {"mlp": {"r": 3, "lora_alpha": 9, "target_modules": ["qkv_proj", "gate_up_proj", "down_proj"]}},
+    "mixtral": {"attention": LORAS["attention"]},
+}
 SIZES: dict[str, Any] = {
     "vocab_size": 260,
     "hidden_size": 64,
@@ -79,6 +87,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "bert": lambda: BertConfig(**{**SIZES, "tie_word_embeddings": True}, is_decoder=True),
     "qwen3": lambda: Qwen3Config(**SIZES, head_dim=16),
     "gemma3": lambda: Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=9),
+    "phi3": lambda: Phi3Config(**SIZES),
+    "mixtral": lambda: MixtralConfig(**SIZES, num_local_experts=3),
     "cohere": lambda: CohereConfig(**SIZES, use_qk_norm=True),
     "gpt2": lambda: GPT2Config(
         vocab_size=260,
@@ -190,7 +200,7 @@ def family_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Famil
                     parameter.normal_(0, 0.3)
         model.save_pretrained(root / "base")
         byte_tokenizer().save_pretrained(root / "base")
-        loras = {"gpt2": GPT2_LORAS, "bert": BERT_LORAS}.get(architecture, LORAS)
+        loras = OTHER_LORAS.get(architecture, LORAS)
         adapters = {
             name: write_lora(root / "base", root / name, options, seed=seed)
             for seed, (name, options) in enumerate(loras.items())

@@ -52,6 +52,22 @@ def test_a_mixed_batch_with_continuous_arrivals_is_token_exact(
         assert generation.result().token_ids == family.greedy(name, prompt, tokens), (name, len(prompt))
 
 
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "phi3", "mixtral"])
+def test_models_of_other_parts_are_token_exact(
+    architecture: str, family_of: Callable[[str], Family], engine_of: EngineFactory
+) -> None:
+    """Norms of heads, another activation, fused projections, experts."""
+    family = family_of(architecture)
+    engine = engine_of(family)
+    names = [None, "mlp" if "mlp" in family.adapters else "attention"]
+    asked = [(name, prompt) for prompt in prompts(3, seed=8) for name in names]
+    greedy = Sampling(max_tokens=7, temperature=0)
+    generations = [engine.submit(Request(prompt, greedy, family.lease(engine, name))) for name, prompt in asked]
+    drain(engine)
+    for (name, prompt), generation in zip(asked, generations, strict=True):
+        assert generation.result().token_ids == family.greedy(name, prompt, 7)
+
+
 def test_the_adapters_of_the_tests_change_what_the_base_says(family_of: Callable[[str], Family]) -> None:
     for architecture in ("llama", "qwen2", "mistral", "gpt2", "bert"):
         family = family_of(architecture)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Gemma3TextConfig, LlamaConfig, Phi3Config, PretrainedConfig
+from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
+from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.phi3.modeling_phi3 import Phi3MLP
+
+from graftwork.adapters.attachment.gated import take_over_gated
+from graftwork.kernels.dispatch import native_module
+
+SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 300}
+KINDS: dict[type[nn.Module], PretrainedConfig] = {
+    LlamaMLP: LlamaConfig(**SIZES),
+    Gemma3MLP: Gemma3TextConfig(**SIZES),
+}
+
+
+def layer(kind: type[nn.Module], dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    made = kind(KINDS[kind]).to(dtype).eval()  # type: ignore[call-arg]
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, 0.0, 0.3)
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gated_layer_is_taken_over_and_computes_the_same(kind: type[nn.Module], dtype: torch.dtype) -> None:
+    module, x = layer(kind, dtype), torch.randn(1, 7, 64).to(dtype)
+    with torch.inference_mode():
+        before = module(x)
+        assert take_over_gated(module) == 1
+        after = module(x)
+    if kind is LlamaMLP and dtype == torch.bfloat16:
+        assert torch.equal(after, before)
+    torch.testing.assert_close(
+        after, before, rtol=2 * torch.finfo(dtype).eps, atol=1e-4 if dtype == torch.float32 else 0.1
+    )
+
+
+class OtherWayRound(LlamaMLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.up_proj(x)) * self.gate_proj(x))  # type: ignore[no-any-return]
+
+
+class Scaled(LlamaMLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x * 1.1)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+
+def test_what_computes_something_else_is_left_alone() -> None:
+    relu = LlamaConfig(**SIZES, hidden_act="relu")
+    others = [OtherWayRound(relu), Scaled(LlamaConfig(**SIZES)), LlamaMLP(relu), Phi3MLP(Phi3Config(**SIZES))]
+    others += [OtherWayRound(LlamaConfig(**SIZES)), layer(LlamaMLP, torch.float64)]
+    assert [take_over_gated(other) for other in others] == [0] * len(others)
+
+
+def test_hooks_of_the_projections_change_the_answer_and_keep_what_they_saw() -> None:
+    module, x, seen = layer(LlamaMLP), torch.randn(1, 5, 64), []
+
+    def change(of: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        output.mul_(1.5)
+
+    for name in ("gate_proj", "up_proj"):
+        getattr(module, name).register_forward_hook(change)
+    with torch.inference_mode():
+        before = module(x)
+        take_over_gated(module)
+        torch.testing.assert_close(module(x), before)
+        module.gate_proj.register_forward_hook(lambda of, args, output: seen.append(output))
+        torch.testing.assert_close(module(x), before)
+        torch.testing.assert_close(seen[0], 1.5 * torch.nn.functional.linear(x, module.gate_proj.weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_row_gets_the_same_bits_alone_beside_others_and_on_threads(dtype: torch.dtype) -> None:
+    module: Any = layer(LlamaMLP, dtype)
+    module.gate_proj, module.up_proj, module.down_proj = nn.Identity(), nn.Identity(), nn.Identity()
+    module.register_parameter("weight", nn.Parameter(torch.ones(1, dtype=dtype)))
+    assert take_over_gated(module) == 1
+    native, x = native_module(), torch.randn(400, 1003).to(dtype) * 3
+    assert native is not None
+    with torch.inference_mode():
+        together = module(x.clone())
+        try:
+            native.set_threads(3)
+            assert torch.equal(module(x.clone()), together)
+        finally:
+            native.set_threads(1)
+        for row in range(0, 400, 57):
+            assert torch.equal(module(x[row : row + 1].clone())[0], together[row])
+
+
+def test_gradients_go_the_old_way() -> None:
+    module, x = layer(LlamaMLP), torch.randn(2, 64, requires_grad=True)
+    take_over_gated(module)
+    module(x).sum().backward()
+    assert x.grad is not None
+    assert module.gate_proj.weight.grad is not None
