@@ -12,17 +12,18 @@ from transformers.models.phi3.modeling_phi3 import Phi3MLP
 
 from graftwork.adapters.attachment.gated import take_over_gated
 from graftwork.kernels.dispatch import native_module
+from graftwork.settings import load_settings
 
 SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 300}
-KINDS: dict[type[nn.Module], PretrainedConfig] = {
+KINDS: dict[Any, PretrainedConfig] = {
     LlamaMLP: LlamaConfig(**SIZES),
     Gemma3MLP: Gemma3TextConfig(**SIZES),
 }
 
 
-def layer(kind: type[nn.Module], dtype: torch.dtype = torch.float32) -> Any:
+def layer(kind: Any, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
-    made = kind(KINDS[kind]).to(dtype).eval()  # type: ignore[call-arg]
+    made = kind(KINDS[kind]).to(dtype).eval()
     for parameter in made.parameters():
         nn.init.normal_(parameter, 0.0, 0.3)
     return made
@@ -30,7 +31,7 @@ def layer(kind: type[nn.Module], dtype: torch.dtype = torch.float32) -> Any:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gated_layer_is_taken_over_and_computes_the_same(kind: type[nn.Module], dtype: torch.dtype) -> None:
+def test_a_gated_layer_is_taken_over_and_computes_the_same(kind: Any, dtype: torch.dtype) -> None:
     module, x = layer(kind, dtype), torch.randn(1, 7, 64).to(dtype)
     with torch.inference_mode():
         before = module(x)
@@ -53,10 +54,27 @@ class Scaled(LlamaMLP):
         return self.down_proj(self.act_fn(self.gate_proj(x * 1.1)) * self.up_proj(x))  # type: ignore[no-any-return]
 
 
+class Clamped(LlamaMLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x).clamp(max=40))  # type: ignore[no-any-return]
+
+
+class Longer(LlamaMLP):
+    """Cannot answer the question that a gated layer is asked."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)  # type: ignore[no-untyped-call]
+        self.router = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)) + self.router(x)  # type: ignore[no-any-return]
+
+
 def test_what_computes_something_else_is_left_alone() -> None:
     relu = LlamaConfig(**SIZES, hidden_act="relu")
-    others = [OtherWayRound(relu), Scaled(LlamaConfig(**SIZES)), LlamaMLP(relu), Phi3MLP(Phi3Config(**SIZES))]
-    others += [OtherWayRound(LlamaConfig(**SIZES)), layer(LlamaMLP, torch.float64)]
+    kinds: list[tuple[Any, Any]] = [(LlamaMLP, relu), (Phi3MLP, Phi3Config(**SIZES))]
+    kinds += [(kind, LlamaConfig(**SIZES)) for kind in (OtherWayRound, Scaled, Clamped, Longer)]
+    others = [*(kind(config) for kind, config in kinds), layer(LlamaMLP, torch.float64)]
     assert [take_over_gated(other) for other in others] == [0] * len(others)
 
 
@@ -91,7 +109,7 @@ def test_a_row_gets_the_same_bits_alone_beside_others_and_on_threads(dtype: torc
             native.set_threads(3)
             assert torch.equal(module(x.clone()), together)
         finally:
-            native.set_threads(1)
+            native.set_threads(load_settings().threads)
         for row in range(0, 400, 57):
             assert torch.equal(module(x[row : row + 1].clone())[0], together[row])
 

@@ -5,12 +5,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import CohereConfig, CohereModel, LlamaConfig, LlamaModel, Phi3Config, Phi3Model
+from transformers import (
+    CohereConfig,
+    CohereModel,
+    GptOssConfig,
+    GptOssModel,
+    LlamaConfig,
+    LlamaModel,
+    Phi3Config,
+    Phi3Model,
+)
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from graftwork.adapters.attachment.rotary import take_over_rotary
 from graftwork.kernels.dispatch import native_module
+from graftwork.settings import load_settings
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50,
@@ -25,9 +35,10 @@ SIZES: dict[str, Any] = {
 }
 
 
-def llama(dtype: torch.dtype = torch.float32) -> LlamaModel:
+def llama(dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
-    return LlamaModel(LlamaConfig(**SIZES)).to(dtype).eval()
+    model: Any = LlamaModel(LlamaConfig(**SIZES))
+    return model.to(dtype).eval()
 
 
 def turn_of(dtype: torch.dtype) -> Any:
@@ -67,7 +78,7 @@ def test_a_row_gets_the_same_bits_alone_beside_others_and_on_threads() -> None:
             native.set_threads(3)
             assert torch.equal(turn(q.transpose(1, 2), k.transpose(1, 2), cos, sin)[0], together)
         finally:
-            native.set_threads(1)
+            native.set_threads(load_settings().threads)
         for row in range(0, 900, 111):
             one = [x[:, row : row + 1] for x in (q, k, cos, sin)]
             alone, _ = turn(one[0].transpose(1, 2), one[1].transpose(1, 2), one[2], one[3])
@@ -80,10 +91,11 @@ def test_a_row_gets_the_same_bits_alone_beside_others_and_on_threads() -> None:
         (LlamaModel, LlamaConfig(**SIZES), 2),
         (Phi3Model, Phi3Config(**SIZES), 2),
         (CohereModel, CohereConfig(**SIZES), 0),
+        (GptOssModel, GptOssConfig(**SIZES, head_dim=16, num_local_experts=2, num_experts_per_tok=1), 0),
     ],
 )
 def test_a_model_that_turns_as_llama_does_is_taken_over(kind: type[Any], config: Any, taken: int) -> None:
-    """Cohere's function turns neighbours together."""
+    """Cohere's function turns neighbours together, that of GPT-OSS wants cosines of half the width."""
     model, ids = kind(config).eval(), torch.arange(9)[None]
     with torch.inference_mode():
         before = model(ids).last_hidden_state
