@@ -38,16 +38,15 @@ inline float exponential(float x) {
 #ifdef GRAFTWORK_AVX512
 #pragma GCC push_options
 #pragma GCC target("avx512f")
+// The same bits from -87 on.
 inline __m512 exponential(__m512 x) {
     const __m512 limit = _mm512_set1_ps(LIMIT);
     x = _mm512_max_ps(_mm512_min_ps(x, limit), -limit);
     const __m512 n = _mm512_roundscale_ps(x * LOG2_E, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(LN2_HIGH), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(LN2_LOW), r);
+    const __m512 r = (x - n * LN2_HIGH) - n * LN2_LOW;
     __m512 p = _mm512_set1_ps(COEFFICIENTS[0]);
-    UNROLL for (int i = 1; i < 6; i++) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(COEFFICIENTS[i]));
-    p = _mm512_fmadd_ps(p * r, r, r) + 1.f;
-    return _mm512_scalef_ps(p, n);
+    UNROLL for (int i = 1; i < 6; i++) p = p * r + COEFFICIENTS[i];
+    return _mm512_scalef_ps((p * r * r + r) + 1.f, n);
 }
 #pragma GCC pop_options
 #endif

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from inspect import signature
 from typing import Any, get_args
@@ -86,9 +85,8 @@ def _forward(module: Any, activation: Activation) -> Callable[[Tensor], Tensor]:
         dtype, size = safetensors_name(gate.dtype), (gate.numel(),)
         if not (gate.dtype == up.dtype and gate.dtype in TAKEN and gate.shape == up.shape):
             return module.down_proj(module.act_fn(gate) * up)  # type: ignore[no-any-return]
-        kept = sys.getrefcount(gate) > 2  # by a hook: beside the name here and the argument there
         gate, up = gate.contiguous(), up.contiguous()
-        out = torch.empty_like(gate) if kept else gate
+        out = torch.empty_like(gate)
         to, given, factor = (view(array.data_ptr(), dtype, size) for array in (out, gate, up))
         compute(to, given, factor, activation)
         return module.down_proj(out)  # type: ignore[no-any-return]
