@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -19,6 +19,8 @@ from graftwork.errors import IncompatibleAdapter, InvalidRequest
 from graftwork.registry.versions.version import Kind, Version
 
 SCHEME = "graftwork-mixture-1"
+LARGEST = torch.finfo(torch.float32).max
+"""Weights are multiplied in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +41,18 @@ class Blend:
     def of(cls, parts: Iterable[tuple[Version, float]]) -> Blend:
         """The canonical form of resolved parts, whatever their order: an adapter's weights are added up exactly.
 
-        An adapter whose weights cancel is left out. Raises InvalidRequest for a part that is not an adapter and when
-        nothing is left, IncompatibleAdapter when the parts belong on different bases.
+        An adapter whose weights cancel is left out. Raises InvalidRequest for a part that is not an adapter, for a
+        weight beyond float32 and when nothing is left, IncompatibleAdapter when the parts belong on different bases.
         """
         versions: dict[str, Version] = {}
         weights: dict[str, list[float]] = {}
         for version, weight in parts:
             if version.kind is not Kind.ADAPTER or version.base is None:
-                kind = version.kind.replace("_", " ")
-                raise InvalidRequest(field="model", reason=f"{version.ref} is a {kind}; a mixture is made of adapters")
+                reason = f"{version.ref} is {version.kind.called}; a mixture is made of adapters"
+                raise InvalidRequest(field="model", reason=reason)
             versions.setdefault(version.digest, version)
             weights.setdefault(version.digest, []).append(weight)
-        totals = {digest: math.fsum(each) for digest, each in weights.items()}
+        totals = {digest: _total(versions[digest].ref, each) for digest, each in weights.items()}
         terms = tuple(Term(versions[digest], totals[digest]) for digest in sorted(totals) if totals[digest] != 0)
         if not terms:
             raise InvalidRequest(field="model", reason="every weight of the mixture is 0; name the base instead")
@@ -101,6 +103,15 @@ class Blend:
         """
         adapters = [load_member(folder_of(term.version), term.version.ref, base) for term in self.terms]
         return LoraAdapter(self.name, weighted_sum(adapters, [term.weight for term in self.terms]).modules)
+
+
+def _total(ref: str, weights: Iterable[float]) -> float:
+    """The exact sum of an adapter's weights, rounded once."""
+    exact = sum(map(Fraction, weights))
+    if abs(exact) > LARGEST:
+        reason = f"the weight of {ref} is larger than a float32 holds; accepted are weights up to {LARGEST:.6g}"
+        raise InvalidRequest(field="model", reason=reason)
+    return float(exact)
 
 
 def weighted_sum(adapters: Iterable[LoraAdapter], weights: Iterable[float]) -> LoraAdapter:

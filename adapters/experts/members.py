@@ -32,9 +32,11 @@ def load_member(folder: Path, name: str, base: BaseWeights | None = None) -> Lor
 
 
 def _culprit(variant: Variant) -> str:
-    for module, part in variant.layout.parts.items():
-        if part.own:
-            return f"it has a {' and a '.join(sorted(part.own))} of its own for {module}"
-        if part.kind not in (*FOLDABLE, *ON_A_BASE):
+    parts = variant.layout.parts.items()
+    for module, part in parts:
+        if part.kind not in (*FOLDABLE, *ON_A_BASE, Kind.REPLACED):
             return f"{part.kind} at {module}"
+    for module, part in parts:
+        if roles := [*part.own, *(role for role in part.tensors if role.endswith("bias"))]:
+            return f"it has a {' and a '.join(sorted(roles))} of its own for {module}"
     return ", ".join(variant.layout.kinds)

@@ -103,8 +103,7 @@ def target_of(registry: Registry, version: Version, *, model: str = "") -> Targe
     if version.kind in (Kind.BASE, Kind.CHECKPOINT):
         return Target(version, version, version.digest, version.ref)
     if version.kind is not Kind.ADAPTER or version.base is None:
-        kind = version.kind.replace("_", " ")
-        raise ModelNotFound(model=model or version.ref, reason=f"it is a {kind}; {SERVED}")
+        raise ModelNotFound(model=model or version.ref, reason=f"it is {version.kind.called}; {SERVED}")
 
     def source(dtype: torch.dtype, device: torch.device, base: BaseWeights | None = None) -> Source:
         return materialise(registry, version)

@@ -113,7 +113,7 @@ class Host:
         """
         version = self._registry.catalog.resolve(ref)
         if self._target_of(version) is None:
-            reason = f"{version.ref} is a {version.kind.replace('_', ' ')}; adapters and expert sets can be kept"
+            reason = f"{version.ref} is {version.kind.called}; adapters and expert sets can be kept"
             raise InvalidRequest(field="ref", reason=reason)
         self.prepare(version)
         with self._following:

@@ -42,7 +42,7 @@ def get_model(namespace: str, name: str, registry: RegistryDep) -> ModelOut:
     except (ArtifactNotFound, InvalidName):
         raise ModelNotFound(model=model, reason="the registry has no artifact of this name") from None
     if artifact.kind not in SERVED:
-        raise ModelNotFound(model=model, reason=f"it is a {artifact.kind.replace('_', ' ')}")
+        raise ModelNotFound(model=model, reason=f"it is {artifact.kind.called}")
     return _model(artifact, _names(registry, [artifact]))
 
 

@@ -47,7 +47,7 @@ def find_dataset(registry: Registry, reference: str) -> Version:
     version = registry.catalog.resolve(reference)
     registry.marks.require_usable(version)
     if version.kind is not Kind.DATASET:
-        reason = f"{version.ref} is a {version.kind.replace('_', ' ')}, not a dataset"
+        reason = f"{version.ref} is {version.kind.called}, not a dataset"
         raise InvalidRequest(field="dataset", reason=reason)
     return version
 

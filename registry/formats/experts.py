@@ -157,6 +157,8 @@ def parse_layers(text: str) -> tuple[tuple[int, int | None], ...]:
         if LAYERS.fullmatch(part) is None:
             raise InvalidExpertSet(path="deactivate", reason=f"{part!r} is not understood: expected {LAYERS_EXPECTED}")
         first, dash, last = part.partition("-")
+        if last and int(last) < int(first):
+            raise InvalidExpertSet(path="deactivate", reason=f"{part!r} ends before it begins: expected {last}-{first}")
         ranges.append((int(first), int(last) if last else None if dash else int(first)))
     return tuple(ranges)
 

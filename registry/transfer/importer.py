@@ -137,7 +137,7 @@ def _inspect(registry: Registry, path: Path, order: Order, links_to: Path | None
         raise InvalidExpertSet(path=path, reason=f"it is not a folder with an {experts.CONFIG_FILE}")
     if path.is_dir() and (path / CONFIG_FILE).exists():
         if order.kind not in (None, Kind.ADAPTER):
-            raise InvalidRequest(field="kind", reason=f"{path} is an adapter and not a {order.kind}")
+            raise InvalidRequest(field="kind", reason=f"{path} is an adapter and not {order.kind.called}")
         adapter = read_adapter(path, links_to=links_to)
         base = _base_of(registry, adapter, order)
         check_finite(path / WEIGHTS_FILE, adapter.header, label=WEIGHTS_FILE)
@@ -153,7 +153,7 @@ def _inspect(registry: Registry, path: Path, order: Order, links_to: Path | None
     kind = order.kind or (Kind.CHECKPOINT if order.base else Kind.BASE)
     accepted = [kind for kind in WEIGHT_KINDS if kind is not Kind.BASE or order.base is None]
     if kind not in accepted:
-        raise InvalidRequest(field="kind", reason=f"{path} cannot be a {kind}; accepted are {', '.join(accepted)}")
+        raise InvalidRequest(field="kind", reason=f"{path} cannot be {kind.called}; accepted are {', '.join(accepted)}")
     layout = read_checkpoint(path, links_to=links_to)
     if layout.config is None and order.kind is None:
         reason = f"it has no config.json; bare tensors, which no engine serves, need a kind: {', '.join(accepted)}"
@@ -171,7 +171,7 @@ def _expert_set(registry: Registry, path: Path, order: Order, links_to: Path | N
         bases.setdefault(registry.catalog.resolve(order.base).digest, registry.catalog.resolve(order.base))
     for member in members:
         if member.kind is not Kind.ADAPTER:
-            raise InvalidExpertSet(path=path, reason=f"its member {member.ref} is a {member.kind}, not an adapter")
+            raise InvalidExpertSet(path=path, reason=f"its member {member.ref} is {member.kind.called}, not an adapter")
     if not bases:
         raise InvalidRequest(field="base", reason="the experts are all in the set's own weights; name their base")
     if len(bases) > 1:

@@ -24,6 +24,11 @@ class Kind(StrEnum):
     EXPERT_SET = "expert_set"
     DATASET = "dataset"
 
+    @property
+    def called(self) -> str:
+        """It in a sentence: `a base`, `an expert set`."""
+        return f"a{'n' if self[0] in 'ae' else ''} {self.replace('_', ' ')}"
+
 
 class Relation(StrEnum):
     """What a parent was to its child."""

@@ -126,6 +126,7 @@ FACTORS = {A: torch.zeros(1, 4), B: torch.zeros(4, 1)}
         ({"experts": [{"name": "a"}, {"name": "a"}]}, FACTORS, "same name"),
         ({"experts": [{"name": "a", "adapter": "acme/a"}]}, {}, "experts.0.adapter"),
         ({"experts": [{"name": "a", "deactivate": "8-x"}]}, FACTORS, "'8-x' is not understood"),
+        ({"experts": [{"name": "a", "deactivate": "0,9-7"}]}, FACTORS, "'9-7' ends before it begins: expected 7-9"),
         ({"experts": [{"name": "a", "weight": float("inf")}]}, FACTORS, "experts.0.weight"),
         ({"router": {"kind": "magic"}}, FACTORS, "router.kind"),
         ({"router": {"kind": "arrow", "top_k": 0}}, FACTORS, "router.top_k"),

@@ -15,12 +15,14 @@ from transformers import AutoModelForCausalLM
 
 from graftwork.adapters.engine.sequence import Request, Sampling
 from graftwork.adapters.experts.blend import Blend
+from graftwork.adapters.experts.members import load_member
 from graftwork.adapters.experts.mixture import MAX_PARTS, parse_mixture
 from graftwork.adapters.variants.lora import load_lora
 from graftwork.adapters.weights import ModelWeights
 from graftwork.errors import GraftworkError, IncompatibleAdapter, InvalidReference, InvalidRequest
 from graftwork.registry.refs import Name
 from graftwork.registry.versions.version import Kind, Version
+from graftwork.testing.formats import llama_formats, write_peft
 
 WEIGHTS = {"attention": 0.7, "everything": -0.3, "pattern": 1.25}
 
@@ -90,6 +92,12 @@ def test_parts_that_do_not_add_up_are_refused_by_name() -> None:
     a = version("a")
     with pytest.raises(InvalidRequest, match="acme/a-base@v1 is a base; a mixture is made of adapters"):
         Blend.of([(a, 1), (version("a-base", base=None, kind=Kind.BASE), 1)])
+    with pytest.raises(InvalidRequest, match="acme/skills@v1 is an expert set; a mixture is made of adapters"):
+        Blend.of([(version("skills", kind=Kind.EXPERT_SET), 1)])
+    for weights in ([1e300], [1e308, 1e308], [-3e38, -3e38]):
+        with pytest.raises(InvalidRequest, match=r"the weight of acme/a@v1 is larger than a float32 holds"):
+            Blend.of([(a, weight) for weight in weights])
+    assert Blend.of([(a, 1e308), (a, 1e308), (a, -1e308), (a, -1e308), (a, 2)]).terms[0].weight == 2
     with pytest.raises(InvalidRequest, match="every weight of the mixture is 0"):
         Blend.of([(a, 0.1), (a, -0.1)])
     with pytest.raises(IncompatibleAdapter, match="acme/b@v1 does not fit the base"):
@@ -168,6 +176,13 @@ def test_a_part_that_is_more_than_low_rank_is_refused_by_name(family_of: Callabl
     with pytest.raises(InvalidRequest, match=r"acme/dora@v1 is more than a low-rank change .*DoRA at model\.layers\.0"):
         blends["dora"].load(lambda part: folders[part.name.name])
     weights = ModelWeights(AutoModelForCausalLM.from_pretrained(family.base, dtype=torch.float32))
+    for name, culprit in {
+        "embedding": "LoRA on an embedding at model.embed_tokens",
+        "lora-bias": r"it has a lora_B.bias of its own for model\.layers\.0",
+    }.items():
+        folder = write_peft(family.base, tmp_path / name, llama_formats()[name], seed=1)
+        with pytest.raises(InvalidRequest, match=rf"acme/{name}@v1 is more than a low-rank .*\({culprit}"):
+            load_member(folder, f"acme/{name}@v1", weights)
     mixed = blends["vera"].load(lambda part: folders[part.name.name], weights)
     layers = {name.removeprefix("base_model.model."): layer for name, layer in vera.named_modules()}
     for module in mixed.modules:

@@ -135,6 +135,14 @@ def test_an_adapter_that_is_no_product_of_two_factors_is_read_but_not_merged(fam
         _ = layout.modules
 
 
+def test_a_trained_bias_is_named_where_products_are_asked_for(adapter: Path) -> None:
+    edit_config(adapter, lora_bias=True)
+    tensors = load_file(adapter / WEIGHTS)
+    save_file(tensors | {f"base_model.model.{Q}.lora_B.bias": np.zeros(32, np.float32)}, adapter / WEIGHTS)
+    with pytest.raises(InvalidAdapter, match=r"q_proj\.lora_B\.bias' is a trained bias, which can be served"):
+        _ = read_adapter(adapter).modules
+
+
 def test_a_pattern_that_backtracks_without_end_costs_no_time(adapter: Path) -> None:
     started = time.monotonic()
     for pattern in ("(a|a)+$", "([a-z]+)*", "a*a*a*a*a*a*b", "(?:x+x+)+y", "a" * 300):

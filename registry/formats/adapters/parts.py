@@ -74,17 +74,19 @@ def unfoldable(parts: Mapping[str, Part]) -> str | None:
     """Why an adapter is more than products of two factors, by the name of a tensor; None where it is not."""
     for part in parts.values():
         if part.own:
-            last = list(part.own.values())[-1].name
+            culprit = list(part.own.values())[-1].name
             what = str(Kind.REPLACED)
             if part.tensors:
                 what = "a copy of the base's own (save_embedding_layers=False leaves it out) or one that was trained"
-        elif part.kind not in FOLDABLE or "lora_B.bias" in part.tensors:
-            last, what = list(part.tensors.values())[-1].name, str(part.kind)
+        elif part.kind not in FOLDABLE:
+            culprit, what = list(part.tensors.values())[-1].name, str(part.kind)
+        elif "lora_B.bias" in part.tensors:
+            culprit, what = part.tensors["lora_B.bias"].name, "a trained bias"
         else:
             continue
         return (
-            f"its tensor {last!r} is {what}, which can be served but is no product of two factors; accepted here are "
-            f"adapters of {', '.join(FOLDABLE)} alone"
+            f"its tensor {culprit!r} is {what}, which can be served but is no product of two factors; accepted here "
+            f"are adapters of {', '.join(FOLDABLE)} alone"
         )
     return None
 

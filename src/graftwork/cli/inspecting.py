@@ -81,7 +81,7 @@ def inspect_(ref: str, every: bool, similar: float, home: Path | None, as_json: 
         with Registry.open(load_settings(home=home)) as registry:
             version = _found(registry, ref)
             if version.kind is not Kind.ADAPTER:
-                raise InvalidRequest(field="ref", reason=f"{version.ref} is a {version.kind}, and not an adapter")
+                raise InvalidRequest(field="ref", reason=f"{version.ref} is {version.kind.called}, and not an adapter")
             layout = read_adapter(materialise(registry, version))
             base = registry.catalog.by_digest(str(version.base))
             ref, base_name = version.ref, base.ref
