@@ -36,6 +36,11 @@ class ModuleReport:
     """Of the change B A with its scale, largest first. Of DoRA: of its direction's change, without the magnitude."""
 
     @property
+    def is_measured(self) -> bool:
+        """Whether its change is known; the norms of an adapter are of those modules alone."""
+        return self.rank is not None
+
+    @property
     def layer(self) -> int | None:
         """The number in the module's path; None outside of the layers."""
         found = LAYER.search(self.module)
@@ -76,6 +81,11 @@ class AdapterReport:
     def rank(self) -> int:
         """The largest rank."""
         return max((module.rank or 0 for module in self.modules), default=0)
+
+    @property
+    def unmeasured(self) -> tuple[ModuleReport, ...]:
+        """The modules that its norm leaves out."""
+        return tuple(module for module in self.modules if not module.is_measured)
 
     @property
     def parameters(self) -> int:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from graftwork.testing.family import Family
+from graftwork.testing.formats import llama_formats, write_peft
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Graft
@@ -60,9 +61,23 @@ def test_tables_are_for_people(graft: Graft, nearly: Path) -> None:
     assert told.code == 0
     assert "model.layers.0.self_attn.q_proj" in told.stdout
     assert "energy kept when cut to" in told.stdout
+    assert "no other adapter" not in told.stderr, "a folder is compared with none"
     layers = graft("adapters", "inspect", "tiny/a")
     assert {"tiny/a@v2", "tiny/base@v1", "effective"} <= set(layers.stdout.split())
     assert "no other adapter of this base" in layers.stderr
+
+
+def test_what_is_not_known_is_not_said_to_be_nothing(graft: Graft, family: Family, tmp_path: Path) -> None:
+    saved = write_peft(family.base, tmp_path / "saved", llama_formats()["saved"], seed=1)
+    told = graft("adapters", "inspect", saved, "--json").json
+    assert [layer["norm"] is None for layer in told["layers"]] == [False, False, True]
+    assert told["norm"] > 0
+    assert "not part of the norms: 4 modules (trained weight)" in " ".join(
+        graft("adapters", "inspect", saved).stderr.split()
+    )
+    ia3 = write_peft(family.base, tmp_path / "ia3", llama_formats()["ia3"], seed=1)
+    assert graft("adapters", "inspect", ia3, "--json").json["norm"] is None
+    assert "0" not in graft("adapters", "inspect", ia3).stdout.partition("norm")[2].split("\n")[0]
 
 
 def test_what_is_no_adapter_is_refused(graft: Graft) -> None:

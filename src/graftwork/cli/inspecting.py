@@ -72,7 +72,7 @@ def inspect_(ref: str, every: bool, similar: float, home: Path | None, as_json: 
         graft adapters inspect acme/support@prod --modules
     """
     folder = Path(ref).expanduser()
-    duplicates: list[Duplicate] = []
+    duplicates: list[Duplicate] | None = None  # not looked for
     if (folder / CONFIG_FILE).is_file():
         layout = read_adapter(folder)
         base_name = layout.config.base_model_name_or_path
@@ -87,16 +87,18 @@ def inspect_(ref: str, every: bool, similar: float, home: Path | None, as_json: 
             ref, base_name = version.ref, base.ref
             shapes = {tensor.name: tuple(tensor.shape) for tensor in registry.catalog.tensors(base)}
             report = inspect(layout, shapes_of(layout, shapes))
-            if similar < 1:
-                own = products(layout, shapes_of(layout, shapes))
+            own = products(layout, shapes_of(layout, shapes))
+            if similar < 1 and own.norm:
                 duplicates = sorted(_duplicates(registry, version, own, shapes, similar), key=lambda at: -at.cosine)
     if as_json:
-        print_json(_json(ref, base_name, report, duplicates))
+        print_json(_json(ref, base_name, report, duplicates or []))
         return
     _show(ref, base_name, report)
     show_table(_modules(report) if every else _layers(report))
+    _show_unmeasured(report)
     _show_energy(report)
-    _show_duplicates(duplicates, similar)
+    if duplicates is not None:
+        _show_duplicates(duplicates, similar)
 
 
 def _found(registry: Registry, ref: str) -> Version:
@@ -140,15 +142,17 @@ def _show(ref: str, base: str | None, report: AdapterReport) -> None:
     facts.add_row("format", ", ".join(report.kinds))
     facts.add_row("base", base or "-")
     facts.add_row("changes", f"{count(len(report.modules), 'module')}, {report.parameters:,} parameters")
-    facts.add_row("rank", f"{report.rank} at most")
-    facts.add_row("norm", f"{report.norm:.4g}")
+    norm = _norm(report.modules)
+    facts.add_row("rank", "-" if norm is None else f"{report.rank} at most")
+    facts.add_row("norm", "-" if norm is None else f"{norm:.4g}")
     console().print(facts)
 
 
 def _layers(report: AdapterReport) -> Table:
     numbers = ("layer", "modules", "norm", "largest", "effective rank", "of rank")
     grid = table("layer", "modules", "norm", "largest", "effective rank", "of rank", "spectrum", right=numbers)
-    top = max((_norm(modules) for modules in report.layers.values()), default=0.0)
+    norms = {layer: _norm(modules) for layer, modules in report.layers.items()}
+    top = max((norm for norm in norms.values() if norm is not None), default=0.0)
     for layer, modules in report.layers.items():
         ranked = [module for module in modules if module.rank]
         effective = sum(module.effective_rank for module in ranked) / len(ranked) if ranked else 0.0
@@ -156,7 +160,7 @@ def _layers(report: AdapterReport) -> Table:
         grid.add_row(
             "-" if layer is None else str(layer),
             str(len(modules)),
-            Text(f"{_norm(modules):.4g}", style="bold" if _norm(modules) == top else ""),
+            "-" if (norm := norms[layer]) is None else Text(f"{norm:.4g}", style="bold" if norm == top else ""),
             "-" if longest is None else f"{longest.singular_values[0]:.4g}",
             f"{effective:.1f}" if ranked else "-",
             str(max((module.rank or 0 for module in ranked), default=0)) if ranked else "-",
@@ -183,6 +187,12 @@ def _modules(report: AdapterReport) -> Table:
     return grid
 
 
+def _show_unmeasured(report: AdapterReport) -> None:
+    if kinds := dict.fromkeys(module.kind for module in report.unmeasured):
+        what = f"{count(len(report.unmeasured), 'module')} ({', '.join(kinds)})"
+        say(Text(f"not part of the norms: {what}, whose change is not known from the adapter alone", style="dim"))
+
+
 def _show_energy(report: AdapterReport) -> None:
     ranks = [rank for rank in RANKS if rank < report.rank]
     if report.norm and ranks:
@@ -192,8 +202,7 @@ def _show_energy(report: AdapterReport) -> None:
 
 def _show_duplicates(duplicates: list[Duplicate], similar: float) -> None:
     if not duplicates:
-        if similar < 1:
-            say(Text(f"no other adapter of this base in the registry has a cosine of {similar:g} or more", style="dim"))
+        say(Text(f"no other adapter of this base in the registry has a cosine of {similar:g} or more", style="dim"))
         return
     grid = table("near-duplicate", "cosine", right=("cosine",))
     for other in duplicates:
@@ -201,8 +210,10 @@ def _show_duplicates(duplicates: list[Duplicate], similar: float) -> None:
     show_table(grid)
 
 
-def _norm(modules: tuple[ModuleReport, ...]) -> float:
-    return float(sum(module.norm**2 for module in modules) ** 0.5)
+def _norm(modules: tuple[ModuleReport, ...]) -> float | None:
+    """The norm of the changes that are known; None where none of them is."""
+    measured = [module.norm**2 for module in modules if module.is_measured]
+    return float(sum(measured) ** 0.5) if measured else None
 
 
 def _bars(module: ModuleReport | None) -> Text:
@@ -221,7 +232,7 @@ def _json(ref: str, base: str | None, report: AdapterReport, duplicates: list[Du
         "formats": list(report.kinds),
         "rank": report.rank,
         "parameters": report.parameters,
-        "norm": report.norm,
+        "norm": _norm(report.modules),
         "energy": {str(rank): report.energy(rank) for rank in [*ranks, report.rank] if rank},
         "layers": [
             {"layer": layer, "modules": len(modules), "norm": _norm(modules)}
