@@ -17,6 +17,7 @@ from graftwork.errors import IncompatibleAdapter, InputChanged
 from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.models.adapter_names import names_in, shapes_for
+from graftwork.merge.models.layers import HEAD
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.models.sources import Origin, Stamp, open_adapter, stamps_of
 from graftwork.registry.formats.adapters.kinds import FOLDABLE, Kind
@@ -131,7 +132,7 @@ class AdaptedModel:
     def _factors_of(self, tensor: str) -> tuple[Matrix, Matrix]:
         """Left [rows, rank] and right [rank, columns] of the change of a weight as it lies in the file."""
         factors = load_module(self.adapter.layout, self.products[tensor])
-        if self.adapter.layout.config.fan_in_fan_out:
+        if self._is_transposed(tensor):
             return np.ascontiguousarray(factors.a.T), np.ascontiguousarray(factors.b.T)
         return factors.b, factors.a
 
@@ -141,13 +142,17 @@ class AdaptedModel:
         part = adapter.layout.parts[module]
         if not part.tensors and (own := adapter.own(module, parameter)) is not None:
             return own
-        is_transposed = adapter.layout.config.fan_in_fan_out and part.kind not in EMBEDDINGS
+        is_transposed = self._is_transposed(tensor) and part.kind not in EMBEDDINGS
         stored = self._whole(f"{tensor.rpartition('.')[0]}.weight")
         w0 = stored.T if is_transposed else stored
         if parameter == "bias":
             return np.ascontiguousarray(adapter.bias(module, w0, self._whole(tensor)), np.float32)
         weight = adapter.weight(module, w0)
         return np.ascontiguousarray(weight.T if is_transposed else weight, np.float32)
+
+    def _is_transposed(self, tensor: str) -> bool:
+        """Whether the layer of a weight or bias is a Conv1D; the head never is."""
+        return self.adapter.layout.config.fan_in_fan_out and HEAD.search(tensor) is None
 
     def _whole(self, tensor: str) -> Matrix:
         info = self.inner.layout.tensors[tensor].info

@@ -171,7 +171,7 @@ def _check_base(
         tensors = _base_tensors(base)
         for origin, layout in zip(models, layouts, strict=True):
             shapes = shapes_for(tensors, layout.parts)
-            check_against_base(layout, shapes, adapter_name=origin.label, base_name=base.label)
+            check_against_base(layout, shapes, adapter_name=origin.label, base_name=base.label, tied_head=True)
         return recipe.base_model
     pinned = {origin.version.base for origin in models if origin.version is not None}
     named = [layout.config.base_model_name_or_path for layout in layouts]

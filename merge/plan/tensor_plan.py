@@ -12,6 +12,7 @@ from graftwork.merge.models.readers import Reader, stored_dtype
 from graftwork.merge.models.sources import Finder, Origin, Source, open_source
 from graftwork.merge.models.spelling import agree
 from graftwork.merge.models.tokens.tokenizer import TokenizerPlan, align_readers
+from graftwork.merge.models.untied import untie
 from graftwork.merge.plan.inputs import Inputs
 from graftwork.merge.plan.stack import Slot, lay_out
 from graftwork.merge.recipe.recipe import DTYPES, Recipe
@@ -69,6 +70,7 @@ def open_readers(origins: Sequence[Origin]) -> list[Reader]:
     """
     sources = [open_source(origin) for origin in origins]
     agree(sources)
+    untie(sources)
     readers = [_with_adapter(source) for source in sources]
     for reader in readers:
         check_precision(reader)

@@ -127,6 +127,76 @@ def test_every_variant_is_merged_as_peft_merges_it(tmp_path: Path, name: str) ->
         assert tensor in changed or torch.equal(got[tensor], base[tensor])
 
 
+def apart(kind: str, **options: Any) -> LoraConfig:
+    """An adapter of the embedding, of the head or of both; PEFT lets each module find its own orientation."""
+    return LoraConfig(r=3, fan_in_fan_out=kind == "gpt2", **options)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("targets", "saved"),
+    [("E", ""), ("EH", ""), ("q", "E"), ("q", "H"), ("q", "EH")],
+    ids=["embedding", "both", "saved embedding", "saved head", "both saved"],
+)
+def test_what_a_tied_head_and_embedding_learn_apart_stays_apart(
+    tmp_path: Path, kind: str, targets: str, saved: str
+) -> None:
+    """The merged model computes what PEFT computes before merging, where head and embedding are not one."""
+    named = {"E": "wte" if kind == "gpt2" else "embed_tokens", "H": "lm_head", "q": TARGETS[kind][0]}
+    base = tied_base(tmp_path / "base", kind)
+    config = apart(kind, target_modules=[named[key] for key in targets], modules_to_save=[named[key] for key in saved])
+    adapted = get_peft_model(type(base).from_pretrained(tmp_path / "base"), config).eval()
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    adapted.save_pretrained(str(tmp_path / "lora"))
+    passthrough(f"{tmp_path / 'base'}+{tmp_path / 'lora'}", tmp_path / "out")
+    merged = type(base).from_pretrained(tmp_path / "out").eval()
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-4)
+    assert merged.config.tie_word_embeddings is False
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_models_that_are_merged_with_one_of_an_untied_head_are_untied_too(tmp_path: Path) -> None:
+    base = tied_base(tmp_path / "base", "llama")
+    adapted = get_peft_model(base, apart("llama", target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    head = adapted.base_model.model.lm_head.modules_to_save["default"].weight
+    head.data += torch.randn_like(head)
+    adapted.save_pretrained(str(tmp_path / "lora"))
+    model = {"model": f"{tmp_path / 'base'}+{tmp_path / 'lora'}", "parameters": {"weight": 0.5}}
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(tmp_path / "base"), "models": [model]}
+    merged = load_file(merge(load_recipe(recipe), out=tmp_path / "out", settings=Settings()) / "model.safetensors")
+    embedding = load_file(tmp_path / "base" / "model.safetensors")["model.embed_tokens.weight"]
+    torch.testing.assert_close(merged["model.embed_tokens.weight"], embedding)
+    torch.testing.assert_close(merged["lm_head.weight"], (embedding + head.detach()) / 2)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_adapters_of_a_tied_head_are_merged_with_each_other(tmp_path: Path) -> None:
+    adapted = get_peft_model(tied_base(tmp_path / "base", "llama"), apart("llama", target_modules=["lm_head"]))
+    adapted.save_pretrained(str(tmp_path / "lora"), save_embedding_layers=False)
+    models = [{"model": str(tmp_path / "lora")}] * 2
+    recipe = {"merge_method": "lora_cat", "base_model": str(tmp_path / "base"), "models": models}
+    merged = load_file(
+        merge(load_recipe(recipe), out=tmp_path / "out", settings=Settings()) / "adapter_model.safetensors"
+    )
+    assert {name: len(factor) for name, factor in merged.items() if "lora_A" in name} == {
+        "base_model.model.lm_head.lora_A.weight": 6
+    }
+
+
+def tied_base(folder: Path, kind: str) -> Any:
+    """A base whose file has one tensor for its head and its embedding."""
+    torch.manual_seed(0)
+    tied = LlamaConfig(**LLAMA.to_dict() | {"tie_word_embeddings": True})
+    model = LlamaForCausalLM(tied) if kind == "llama" else GPT2LMHeadModel(GPT2)
+    model.save_pretrained(folder)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    return model
+
+
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
 @pytest.mark.filterwarnings("ignore:Adapter 'default'.*invalid shape:UserWarning")
 def test_a_bias_that_the_base_has_no_place_for_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ BY_LAYER = ("layer_types", "mlp_layer_types", "attention_layers", "no_rope_layer
 """Lists with one entry a layer."""
 TOKEN_NUMBERS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "decoder_start_token_id")
 INNER = ("text_config",)
+TIED = "tie_word_embeddings"
+"""Becomes false where an adapter changes the embedding or the head alone."""
 DTYPE_NAMES = {code: name for name, code in DTYPES.items()}
 
 
@@ -34,6 +36,8 @@ def configuration_of(plan: Plan, name: str) -> bytes | None:
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if name == CONFIG:
         _set_dtype(settings, plan)
+        if (plan.sources[0].layout.config or {}).get(TIED) is False:
+            settings[TIED] = False
     for part in [settings, *(settings[key] for key in INNER if isinstance(settings.get(key), dict))]:
         if name == CONFIG:
             part.update({key: size for key, size in getattr(plan.sources[0], "changes", {}).items() if key in part})

@@ -81,7 +81,7 @@ class _Fit:
         """The sizes of the base's module, which the part's agree with."""
         orders = ["io"] if part.kind in (Kind.EMBEDDING, Kind.DORA_EMBEDDING) else ["oi"]
         if self.adapter.config.fan_in_fan_out and orders == ["oi"]:
-            orders = ["io", "oi"] if self.tied_head and part.module.endswith("lm_head") else ["io"]
+            orders = ["io", "oi"] if part.module.endswith("lm_head") else ["io"]  # GPT-2's head is a Linear
         for order in orders:
             sizes = dict(zip(order, weight, strict=True))
             if all(part.sizes.get(dim, size) == size for dim, size in sizes.items()):
