@@ -107,8 +107,8 @@ class Blend:
 
 def _total(ref: str, weights: Iterable[float]) -> float:
     """The exact sum of an adapter's weights, rounded once."""
-    exact = sum(map(Fraction, weights))
-    if abs(exact) > LARGEST:
+    exact = sum(map(Fraction, weights), Fraction())
+    if abs(exact) > Fraction(LARGEST):
         reason = f"the weight of {ref} is larger than a float32 holds; accepted are weights up to {LARGEST:.6g}"
         raise InvalidRequest(field="model", reason=reason)
     return float(exact)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from graftwork.adapters.algebra.lowrank import working_bytes
-from graftwork.errors import IncompatibleModels, InvalidRecipe, InvalidSetting
+from graftwork.errors import IncompatibleModels, InvalidAdapter, InvalidRecipe, InvalidSetting
 from graftwork.merge.lora.products import SLICE, is_linear
 from graftwork.merge.method import Method
 from graftwork.merge.models.adapter_names import shapes_for
@@ -103,13 +103,13 @@ def plan_adapters(
         reason = f"it is for methods on the products of the factors, and {method.name} has its own rule for ranks"
         raise InvalidRecipe(where="output.rank", reason=reason)
     base = finder.find(recipe.base_model) if recipe.base_model else None
-    origin = open_adapter(base) if base is not None and base.is_adapter else None
+    origin = _products_of(base) if base is not None and base.is_adapter else None
     found = [(entry, finder.find(entry.model)) for entry in recipe.models]
     if origin is not None and base is not None:
         found = [(entry, model) for entry, model in found if model.root.resolve() != base.root.resolve()]
     entries, models = tuple(entry for entry, _ in found), tuple(model for _, model in found)
     _check_roles(method, base, origin, len(models))
-    layouts = tuple(open_adapter(model) for model in models)
+    layouts = tuple(_products_of(model) for model in models)
     sides = (base, *models) if base is not None and origin is not None else models
     side_layouts = (origin, *layouts) if origin is not None else layouts
     _check_layouts(sides, side_layouts)
@@ -129,6 +129,13 @@ def plan_adapters(
         entries=entries,
         origin=origin,
     )
+
+
+def _products_of(origin: Origin) -> AdapterLayout:
+    layout = open_adapter(origin)
+    if layout.unfoldable is not None:
+        raise InvalidAdapter(path=origin.label, reason=layout.unfoldable)
+    return layout
 
 
 def _check_roles(method: Method, base: Origin | None, origin: AdapterLayout | None, count: int) -> None:
@@ -173,13 +180,15 @@ def _check_base(
             shapes = shapes_for(tensors, layout.parts)
             check_against_base(layout, shapes, adapter_name=origin.label, base_name=base.label, tied_head=True)
         return recipe.base_model
-    pinned = {origin.version.base for origin in models if origin.version is not None}
     named = [layout.config.base_model_name_or_path for layout in layouts]
-    if len(pinned) == 1 and all(origin.version is not None for origin in models):
-        return named[0]
-    for origin, name in zip(models, named, strict=True):
-        if name != named[0] or len(pinned) > 1:
-            reason = f"they are for different bases, {name!r} and {named[0]!r}; if they are one, name it as base_model"
+    pinned = [None if origin.version is None else origin.version.base for origin in models]
+    for origin, name, digest in zip(models, named, pinned, strict=True):
+        if digest is not None and pinned[0] is not None:
+            differ, bases = digest != pinned[0], f"the versions {digest[:12]} and {pinned[0][:12]}"
+        else:
+            differ, bases = name != named[0], f"{name!r} and {named[0]!r}"
+        if differ:
+            reason = f"they are for different bases, {bases}; if they are one, name it as base_model"
             raise IncompatibleModels(model=origin.label, other=models[0].label, reason=reason)
     return named[0]
 

@@ -42,6 +42,8 @@ NOT_YET = {
 KEYWORDS = frozenset({"union", "base"})
 """What a tokenizer's source may be that is no model."""
 CONTAINERS = (Mapping, list, tuple)
+TRIED = frozenset({"constrained-int", "float", "literal['auto']", "literal['full']"})
+"""What pydantic puts into the place of a problem, where several kinds of values are accepted."""
 MAX_DEPTH = 64
 """Mappings and lists in each other; pydantic writes no more than some 200."""
 NOT_PART_OF_IT: dict[str, Any] = {
@@ -287,8 +289,9 @@ def _keys_beside(place: tuple[int | str, ...]) -> Iterable[str]:
 
 
 def _path(place: tuple[int | str, ...]) -> str:
+    """The keys that lead to a problem, without what pydantic calls the kind of value that it tried."""
     text = ""
-    for step in place:
+    for step in (step for step in place if step not in TRIED):
         text += f"[{step}]" if isinstance(step, int) else f".{step}"
     return text.lstrip(".")
 

@@ -133,10 +133,14 @@ def _nameless(recipe: Recipe) -> str:
 
 
 def _base_of(planned: Plan | AdapterPlan, registry: Registry) -> Ref | None:
-    """The base of the result: the recipe's, or that base's own base, or the one that all models share."""
+    """The base of the result: the recipe's, or that base's own base, or the one that all models share.
+
+    Adapters that are merged from one adapter belong on its base, other ones on whatever whole model the recipe names.
+    """
     if planned.base is not None and planned.base.version is not None:
         version = planned.base.version
-        if version.kind is Kind.BASE or version.base is None or isinstance(planned, AdapterPlan):
+        adapts_it = isinstance(planned, AdapterPlan) and version.kind is not Kind.ADAPTER
+        if version.kind is Kind.BASE or version.base is None or adapts_it:
             return Ref.parse(version.ref)
         return Ref.parse(registry.catalog.by_digest(version.base).ref)
     shared = {origin.version.base if origin.version is not None else None for origin in planned.models}

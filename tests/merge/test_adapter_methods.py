@@ -252,8 +252,10 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path, three: list[Dense]) -> N
         run(tmp_path, "slerp", "bc", base_model=str(tmp_path / "a"), parameters={"t": 0.5})
     with pytest.raises(InvalidSetting, match=r"memory is 2000.* for the module model"):
         run(tmp_path, "ties", memory=2000)
-    with pytest.raises(InvalidRecipe, match="rank"):
+    with pytest.raises(InvalidRecipe, match=r"output\.rank: expected greater than or equal to 1"):
         load_recipe({"merge_method": "ties", "models": [{"model": "a"}], "output": {"rank": 0}})
+    with pytest.raises(InvalidRecipe, match=r"lines\.alpha: expected a valid number"):
+        load_recipe({"merge_method": "ties", "models": [{"model": "a"}], "modifiers": [{"lines": {"alpha": "x"}}]})
     assert not (tmp_path / "out").exists()
 
 

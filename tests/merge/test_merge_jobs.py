@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from sqlalchemy.exc import OperationalError
 
 from graftwork.adapters.variants.lora import LoraAdapter, LoraFactors, save_lora
 from graftwork.errors import (
     GraftworkError,
+    IncompatibleModels,
+    InvalidAdapter,
     InvalidRecipe,
     KindConflict,
     LeaseLost,
@@ -163,6 +168,48 @@ def test_merged_adapters_are_registered_on_their_base(registry: Registry, settin
     assert (version.kind, version.base) == (Kind.ADAPTER, base)
     inputs = [edge.parent for edge in registry.lineage.parents(version.digest) if edge.relation == Relation.MERGE_INPUT]
     assert inputs == [registry.catalog.resolve(f"acme/adapter-{number}").digest for number in (1, 2)]
+
+    recipe = load_recipe(
+        {"merge_method": "task_arithmetic", "base_model": "acme/adapter-1", "models": [{"model": "acme/adapter-2"}]}
+    )
+    version = merge(recipe, registry=registry, settings=settings, name="acme/from-an-adapter")
+    assert (version.kind, version.base) == (Kind.ADAPTER, base)
+
+
+def test_adapters_of_several_versions_of_a_base_are_told_apart(
+    registry: Registry, settings: Settings, tmp_path: Path, bench: Any
+) -> None:
+    factors = LoraFactors(np.ones((1, 301), np.float32), np.ones((257, 1), np.float32))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_lora(LoraAdapter("a", {"model.layers.0.mlp": factors}), folder, base_model="acme/base")
+    import_source(registry, str(folder), Name.parse("acme/on-base"))
+    import_source(registry, str(folder), Name.parse("acme/on-model"), base=Ref.parse("acme/model-1"))
+    models = [{"model": "acme/on-base"}, {"model": "acme/on-model"}]
+    bases = " and ".join(registry.catalog.resolve(name).digest[:12] for name in ("acme/model-1", "acme/base"))
+    with pytest.raises(IncompatibleModels, match=rf"acme/on-model does not go with acme/on-base: .* versions {bases}"):
+        merge(
+            load_recipe({"merge_method": "lora_cat", "models": models}),
+            registry=registry,
+            settings=settings,
+            name="a/b",
+        )
+    named = load_recipe({"merge_method": "lora_cat", "models": models, "base_model": "acme/base"})
+    assert merge(named, registry=registry, settings=settings, name="a/b").kind is Kind.ADAPTER
+
+
+def test_an_adapter_that_is_no_product_is_called_by_its_name(
+    registry: Registry, settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    weight = {"base_model.model.model.layers.0.mlp.weight": torch.zeros(257, 301)}
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "modules_to_save": ["mlp"]}))
+    save_file(weight, folder / "adapter_model.safetensors")
+    import_source(registry, str(folder), Name.parse("acme/saved"), base=Ref.parse("acme/base"))
+    recipe = load_recipe({"merge_method": "lora_cat", "models": [{"model": "acme/saved"}]})
+    with pytest.raises(InvalidAdapter, match=r"^acme/saved is not an adapter that can be used: its tensor"):
+        merge(recipe, registry=registry, settings=settings, name="a/b")
 
 
 def test_a_worker_carries_out_a_submitted_merge(registry: Registry, settings: Settings, recipe: Recipe) -> None:
