@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from graftwork.errors import InvalidExpertSet, NonFiniteTensor
 from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.registry.formats.experts import (
     INLINE,
+    ROUTER,
+    SCALING,
+    TASKS,
     WEIGHTS_FILE,
     Entry,
     Router,
@@ -70,20 +74,26 @@ class ExpertSet:
 def load_expert_set(folder: Path, member: Member, name: str | None = None) -> ExpertSet:
     """The expert set in `folder`, in float32; messages call it `name`.
 
-    Raises what `read_experts` and `member` raise, NonFiniteTensor, and InvalidExpertSet when an expert changes
-    nothing or its output scaling does not fit.
+    Raises what `read_experts` and `member` raise, NonFiniteTensor, and InvalidExpertSet when no expert changes
+    anything, for a tensor of a module that none changes, and when an expert's output scaling does not fit.
     """
     layout = read_experts(folder)
     name = name or folder.name
     tensors = {key: read_values(layout.root / WEIGHTS_FILE, info) for key, info in layout.tensors.items()}
     entries = layout.document.experts
     experts = []
+    known: set[str] = set()
     for index, entry in enumerate(entries):
         modules = _inline(tensors, entry.name) if entry.adapter is None else member(entry.adapter).modules
+        known.update(modules)
         changed = _scaled(_active(modules, entry), entry.weight, _scaling(tensors, index, len(entries), name))
         experts.append(Expert(entry.name, entry.always, changed))
     if not any(expert.modules for expert in experts):
         raise InvalidExpertSet(path=name, reason="its experts change no module at all")
+    forms = (TASKS, SCALING) if layout.document.router.scope == "set" else (ROUTER, TASKS, SCALING)
+    for key, form in product(tensors, forms):
+        if (match := form.fullmatch(key)) is not None and match["module"] is not None and match["module"] not in known:
+            raise InvalidExpertSet(path=name, reason=f"the tensor {key!r} is of a module that no expert changes")
     own = {key: values for key, values in tensors.items() if key.startswith(("router.", "tasks."))}
     return ExpertSet(name, tuple(experts), layout.document.router, own)
 

@@ -26,6 +26,7 @@ from graftwork.adapters.experts.request import route
 from graftwork.adapters.experts.selection import selection_digest
 from graftwork.adapters.residency.lease import Lease
 from graftwork.adapters.variants.lora import LoraAdapter, load_lora
+from graftwork.errors import InvalidExpertSet
 from graftwork.registry.formats.experts import FORMAT
 
 PROMPTS = [[256, *b"which expert answers?"], [256, *b"2 + 2 ="], [256, *b"zzz"]]
@@ -299,3 +300,17 @@ def test_output_scaling_and_deactivated_layers_are_those_of_the_deltas(
                 weight = 2 if name == "chat" else 1
                 modules[module].weight += weight * scaling * torch.from_numpy(adapter.delta(module))
     assert answers(engine, [(PROMPTS[0], sets.acquire(engine, folder))]) == [greedy(model, PROMPTS[0])]
+
+
+@pytest.mark.parametrize(
+    ("router", "tensors"),
+    [
+        ({"kind": "fixed"}, {"scaling.model.layers.0.self_attn.v_prj": torch.ones(3)}),
+        ({"kind": "linear"}, {"router.model.layers.9.self_attn.v_proj.weight": torch.ones(3, 32)}),
+    ],
+)
+def test_a_tensor_of_a_module_that_no_expert_changes_is_refused(
+    engine: Engine, sets: Sets, router: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    with pytest.raises(InvalidExpertSet, match=f"the tensor '{next(iter(tensors))}' is of a module that no expert"):
+        sets.acquire(engine, sets.write(router, tensors))
