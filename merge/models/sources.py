@@ -122,6 +122,12 @@ class Finder:
             raise InvalidRecipe(where=reference, reason="expected a whole model, a + and one adapter")
         return replace(whole, label=reference, adapter=adapter)
 
+    def base_of(self, adapter: Origin) -> Origin | None:
+        """The base of an adapter, where it is of the registry."""
+        if self.registry is None or adapter.version is None or adapter.version.base is None:
+            return None
+        return self.find(self.registry.catalog.by_digest(adapter.version.base).ref)
+
     def version(self, reference: str) -> Version | None:
         """The registry's version that `reference` names, if there is a registry and an artifact of this name.
 

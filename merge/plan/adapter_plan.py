@@ -11,6 +11,7 @@ from graftwork.errors import IncompatibleModels, InvalidAdapter, InvalidRecipe, 
 from graftwork.merge.lora.products import SLICE, is_linear
 from graftwork.merge.method import Method
 from graftwork.merge.models.adapter_names import shapes_for
+from graftwork.merge.models.copies import without_copies
 from graftwork.merge.models.layers import depth_of, find_blocks
 from graftwork.merge.models.sources import Finder, Origin, open_adapter
 from graftwork.merge.modifiers.lines import Lines
@@ -103,13 +104,13 @@ def plan_adapters(
         reason = f"it is for methods on the products of the factors, and {method.name} has its own rule for ranks"
         raise InvalidRecipe(where="output.rank", reason=reason)
     base = finder.find(recipe.base_model) if recipe.base_model else None
-    origin = _products_of(base) if base is not None and base.is_adapter else None
+    origin = _products_of(base, None, finder) if base is not None and base.is_adapter else None
     found = [(entry, finder.find(entry.model)) for entry in recipe.models]
     if origin is not None and base is not None:
         found = [(entry, model) for entry, model in found if model.root.resolve() != base.root.resolve()]
     entries, models = tuple(entry for entry, _ in found), tuple(model for _, model in found)
     _check_roles(method, base, origin, len(models))
-    layouts = tuple(_products_of(model) for model in models)
+    layouts = tuple(_products_of(model, base if origin is None else None, finder) for model in models)
     sides = (base, *models) if base is not None and origin is not None else models
     side_layouts = (origin, *layouts) if origin is not None else layouts
     _check_layouts(sides, side_layouts)
@@ -131,8 +132,12 @@ def plan_adapters(
     )
 
 
-def _products_of(origin: Origin) -> AdapterLayout:
+def _products_of(origin: Origin, base: Origin | None, finder: Finder) -> AdapterLayout:
+    """An adapter that is products of factors alone, beside copies of what its base has; the base is looked up."""
     layout = open_adapter(origin)
+    if layout.unfoldable is not None and any(part.own for part in layout.parts.values()):
+        base = base or finder.base_of(origin)
+        layout = layout if base is None else without_copies(layout, base)
     if layout.unfoldable is not None:
         raise InvalidAdapter(path=origin.label, reason=layout.unfoldable)
     return layout

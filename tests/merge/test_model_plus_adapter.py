@@ -187,6 +187,27 @@ def test_adapters_of_a_tied_head_are_merged_with_each_other(tmp_path: Path) -> N
     }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_copy_of_the_bases_head_is_no_hindrance_where_the_base_is_named(tmp_path: Path, is_tied: bool) -> None:
+    base = tied_base(tmp_path / "base", "llama") if is_tied else LlamaForCausalLM(LLAMA)
+    base.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(base, apart("llama", target_modules=["lm_head"]))
+    adapted.save_pretrained(str(tmp_path / "lora"))
+    saved = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    [copy] = [name for name in saved if "base_layer" in name]
+    recipe: dict[str, Any] = {"merge_method": "lora_cat", "models": [{"model": str(tmp_path / "lora")}] * 2}
+    with pytest.raises(GraftworkError, match="name the base"):
+        merge(load_recipe(recipe), out=tmp_path / "out", settings=Settings())
+    recipe["base_model"] = str(tmp_path / "base")
+    merged = merge(load_recipe(recipe), out=tmp_path / "out", settings=Settings())
+    assert sorted(load_file(merged / "adapter_model.safetensors")) == sorted(saved.keys() - {copy})
+    saved[copy][3, 3] += 1
+    save_file(saved, tmp_path / "lora" / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(GraftworkError, match=r"lm_head\.base_layer\.weight' is trained"):
+        merge(load_recipe(recipe), out=tmp_path / "other", settings=Settings())
+
+
 def tied_base(folder: Path, kind: str) -> Any:
     """A base whose file has one tensor for its head and its embedding."""
     torch.manual_seed(0)

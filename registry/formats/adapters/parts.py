@@ -77,7 +77,7 @@ def unfoldable(parts: Mapping[str, Part]) -> str | None:
             culprit = list(part.own.values())[-1].name
             what = str(Kind.REPLACED)
             if part.tensors:
-                what = "a copy of the base's own (save_embedding_layers=False leaves it out) or one that was trained"
+                what = "trained, or a copy of the base's own (name the base, or save with save_embedding_layers=False)"
         elif part.kind not in FOLDABLE:
             culprit, what = list(part.tensors.values())[-1].name, str(part.kind)
         elif "lora_B.bias" in part.tensors:
