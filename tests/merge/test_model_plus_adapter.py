@@ -161,7 +161,7 @@ def test_what_a_tied_head_and_embedding_learn_apart_stays_apart(
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_models_that_are_merged_with_one_of_an_untied_head_are_untied_too(tmp_path: Path) -> None:
     base = tied_base(tmp_path / "base", "llama")
-    adapted = get_peft_model(base, apart("llama", target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    adapted: Any = get_peft_model(base, apart("llama", target_modules=["q_proj"], modules_to_save=["lm_head"]))
     head = adapted.base_model.model.lm_head.modules_to_save["default"].weight
     head.data += torch.randn_like(head)
     adapted.save_pretrained(str(tmp_path / "lora"))

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peft import FourierFTConfig, LoHaConfig, LoKrConfig, get_peft_model, save_as_lora
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForCausalLM
 
+from graftwork.adapters.variants.lora import load_lora
 from graftwork.errors import IncompatibleAdapter, InvalidAdapter
 from graftwork.registry.formats.adapters.kinds import Kind
 from graftwork.registry.formats.checkpoint import read_checkpoint
@@ -171,6 +174,24 @@ def test_a_tied_head_fits_where_only_an_engine_has_to_change_it(write: Writer, f
     check(layout, family, without=["lm_head.weight"], tied_head=True)
     with pytest.raises(IncompatibleAdapter, match=r"'lm_head'.*tied"):
         check(layout, family, without=["lm_head.weight"])
+
+
+@pytest.mark.parametrize("config", [LoHaConfig, LoKrConfig, FourierFTConfig])
+def test_pefts_way_to_a_lora_is_named_and_goes_where_it_should(
+    tmp_path: Path, family: dict[str, Path], config: Any
+) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(family["base"])
+    model = get_peft_model(model, config(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_()
+    model.save_pretrained(str(tmp_path / "raw"))
+    with pytest.raises(InvalidAdapter, match="PEFT's save_as_lora makes a LoRA of it"):
+        read_adapter(tmp_path / "raw")
+    save_as_lora(str(tmp_path / "lora"), model, rank=32)
+    module = "model.layers.0.self_attn.q_proj"
+    wanted = model.get_submodule(f"base_model.model.{module}").get_delta_weight("default").detach().numpy()
+    np.testing.assert_allclose(load_lora(tmp_path / "lora").delta(module), wanted, atol=1e-4 * abs(wanted).max())
 
 
 def test_layouts_say_what_they_hold(write: Writer) -> None:

@@ -33,6 +33,9 @@ HARMLESS_INIT = (None, True, False, "gaussian", "eva", "orthogonal", "mica", "n_
 CONVERTIBLE = ("pissa", "olora", "corda", "lora_ga")
 """Those of them that PEFT turns into plain LoRA on the published base."""
 
+NEARLY_LORA = ("C3A", "DELORA", "FOURIERFT", "GRALORA", "LOHA", "LOKR", "MISS")
+"""Formats that add a matrix to a weight, of which PEFT (since 0.19) finds the nearest LoRA."""
+
 
 def format_of(raw: Mapping[str, object], path: Path) -> Format:
     """The format that a configuration names. Raises InvalidAdapter."""
@@ -41,7 +44,8 @@ def format_of(raw: Mapping[str, object], path: Path) -> Format:
         if value in names:
             return Format(str(value))
         if value is not None or option == "peft_type":
-            raise InvalidAdapter(path=str(path), reason=f"its {option} is {value!r}; accepted are {ACCEPTED}")
+            hint = "; PEFT's save_as_lora makes a LoRA of it" if value in NEARLY_LORA else ""
+            raise InvalidAdapter(path=str(path), reason=f"its {option} is {value!r}; accepted are {ACCEPTED}{hint}")
     raise AssertionError  # the loop ends in a return or a raise
 
 
