@@ -18,7 +18,8 @@ class LoraCat:
 
     weight: the factor of each adapter's change
 
-    PEFT's `cat`, exact up to float32. An adapter that lacks a module leaves it unchanged.
+    PEFT's `cat`, exact up to float32. An adapter that lacks a module leaves it unchanged. Where the first adapter is
+    rsLoRA, PEFT (0.21, in all its combinations) makes the result sqrt(rank) times too large; here it is the sum.
 
     Use it to add adapters up without any loss; lora_svd gives nearly the same at a lower rank. `task_arithmetic`,
     `linear`, `ties` and the other methods for models take adapters too, and work on the products b a of their factors.

@@ -23,8 +23,8 @@ class LoraFactorsLinear:
     This is not a merge of the products: B A of the result holds the cross terms b_s a_t of different adapters,
     which none of them was trained with, so that it equals the sum of the changes for one adapter only. lora_cat is
     the exact sum.
-    PEFT: `add_weighted_adapter(combination_type="linear")`, bit for bit. An adapter that lacks a module is left out
-    there; all ranks of a module must be equal.
+    PEFT: `add_weighted_adapter(combination_type="linear")`, bit for bit, but for its error with rsLoRA (lora_cat
+    tells). An adapter that lacks a module is left out there; all ranks of a module must be equal.
 
     Use it only to get the weights that PEFT gives.
     """
