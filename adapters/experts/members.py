@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 from graftwork.adapters.variants.lora import LoraAdapter
 from graftwork.adapters.variants.variant import Variant, read_variant
 from graftwork.errors import InvalidRequest
-from graftwork.registry.formats.adapters.kinds import FOLDABLE, Kind
 from graftwork.registry.formats.peft import read_adapter
 
 if TYPE_CHECKING:
     from graftwork.adapters.changes import BaseWeights
-
-ON_A_BASE = (Kind.VERA, Kind.KASA, Kind.HYDRA, Kind.S2FT)
 
 
 def load_member(folder: Path, name: str, base: BaseWeights | None = None) -> LoraAdapter:
@@ -32,11 +29,9 @@ def load_member(folder: Path, name: str, base: BaseWeights | None = None) -> Lor
 
 
 def _culprit(variant: Variant) -> str:
-    parts = variant.layout.parts.items()
-    for module, part in parts:
-        if part.kind not in (*FOLDABLE, *ON_A_BASE, Kind.REPLACED):
-            return f"{part.kind} at {module}"
-    for module, part in parts:
+    if (beyond := variant.layout.beyond_low_rank) is not None:
+        return f"{beyond.kind} at {beyond.module}"
+    for module, part in variant.layout.parts.items():
         if roles := [*part.own, *(role for role in part.tensors if role.endswith("bias"))]:
             return f"it has a {' and a '.join(sorted(roles))} of its own for {module}"
     return ", ".join(variant.layout.kinds)

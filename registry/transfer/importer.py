@@ -27,11 +27,19 @@ from graftwork.registry.formats.dataset import is_dataset, read_dataset
 from graftwork.registry.formats.encoders import names_for_adapters
 from graftwork.registry.formats.finite import check_finite
 from graftwork.registry.formats.folder import cache_of
-from graftwork.registry.formats.peft import CONFIG_FILE, WEIGHTS_FILE, AdapterLayout, check_against_base, read_adapter
+from graftwork.registry.formats.peft import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    AdapterLayout,
+    check_against_base,
+    read_adapter,
+    read_layout,
+)
 from graftwork.registry.formats.safetensors import Header
 from graftwork.registry.refs import Name, Ref, check_alias
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.hub import PREFIX, downloaded
+from graftwork.registry.transfer.snapshots import materialise
 from graftwork.registry.transfer.staging import Staged, staged
 from graftwork.registry.versions.version import Kind, Parent, Relation, Version
 
@@ -172,6 +180,9 @@ def _expert_set(registry: Registry, path: Path, order: Order, links_to: Path | N
     for member in members:
         if member.kind is not Kind.ADAPTER:
             raise InvalidExpertSet(path=path, reason=f"its member {member.ref} is {member.kind.called}, not an adapter")
+        if (part := read_layout(materialise(registry, member)).beyond_low_rank) is not None:
+            what = f"{part.kind} at {part.module}, and an expert is a low-rank change of linear layers"
+            raise InvalidExpertSet(path=path, reason=f"its member {member.ref} has {what}")
     if not bases:
         raise InvalidRequest(field="base", reason="the experts are all in the set's own weights; name their base")
     if len(bases) > 1:

@@ -26,6 +26,7 @@ from graftwork.registry.transfer.importer import import_source
 from graftwork.registry.transfer.snapshots import materialise
 from graftwork.registry.versions.version import Kind, Relation, Version
 from graftwork.settings import Settings
+from graftwork.testing.formats import llama_formats, write_peft
 
 if TYPE_CHECKING:
     from tests.adapters.conftest import Family
@@ -99,7 +100,7 @@ def test_a_set_is_imported_as_a_folder(registry: Registry, tmp_path: Path) -> No
         import_source(registry, str(tmp_path), Name.parse("team/copy"), kind=Kind.EXPERT_SET)
 
 
-def test_members_of_different_bases_or_kinds_are_refused(registry: Registry, family: Family) -> None:
+def test_members_of_different_bases_or_kinds_are_refused(registry: Registry, family: Family, tmp_path: Path) -> None:
     other = import_source(registry, str(family.base), Name.parse("team/other"), kind=Kind.CHECKPOINT, base=None)
     stray = Name.parse("team/stray")
     import_source(registry, str(family.adapters["mlp"]), stray, base=Ref(other.name))
@@ -109,6 +110,10 @@ def test_members_of_different_bases_or_kinds_are_refused(registry: Registry, fam
         create_expert_set(registry, SKILLS, members("base"), {})
     with pytest.raises(NotFound):
         create_expert_set(registry, SKILLS, members("nobody"), {})
+    dora = write_peft(family.base, tmp_path / "dora", llama_formats()["dora"], seed=1)
+    import_source(registry, str(dora), Name.parse("team/dora"), base=Ref.parse("team/base"))
+    with pytest.raises(InvalidExpertSet, match=r"its member team/dora@v1 has DoRA at model\.layers\.0"):
+        create_expert_set(registry, SKILLS, members("dora"), {})
     assert registry.catalog.list(kind=Kind.EXPERT_SET) == []
 
 

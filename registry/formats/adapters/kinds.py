@@ -44,6 +44,8 @@ PUBLISHED = (Format.LOTR, Format.HYDRA, Format.S2FT)
 """Formats that PEFT does not know: docs/adapter-formats.md says how their folders look."""
 FOLDABLE = (Kind.LORA, Kind.ADALORA, Kind.NLORA, Kind.LOTR)
 """Kinds whose change is a product of two factors that are known without the base."""
+LOW_RANK_ON_A_BASE = (Kind.VERA, Kind.KASA, Kind.HYDRA, Kind.S2FT)
+"""Kinds whose change is such a product on a given base."""
 ACCEPTED = (
     "LoRA, rsLoRA, DoRA, KaSA and NLoRA (peft_type LORA) on linear layers and embeddings, ADALORA, VERA, IA3, "
     "modules_to_save and biases, and the graftwork_type LOTR, HYDRA or S2FT"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graftwork.errors import InvalidAdapter
 from graftwork.registry.formats.adapters.config import LoraConfig
-from graftwork.registry.formats.adapters.kinds import Kind
+from graftwork.registry.formats.adapters.kinds import FOLDABLE, LOW_RANK_ON_A_BASE, Kind
 from graftwork.registry.formats.safetensors import Header, TensorInfo
 
 
@@ -64,6 +64,12 @@ class AdapterLayout:
     """The parts that are products of two factors, whatever the format."""
     unfoldable: str | None
     """Why it is more than that; None where it is not."""
+
+    @property
+    def beyond_low_rank(self) -> Part | None:
+        """A part that is no low-rank change of a linear layer on any base; None where there is none."""
+        low_rank = (*FOLDABLE, *LOW_RANK_ON_A_BASE, Kind.REPLACED)  # what is replaced may be the base's own
+        return next((part for part in self.parts.values() if part.kind not in low_rank), None)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
