@@ -100,7 +100,16 @@ def with_task_vectors(readers: Sequence[Reader], inputs: Inputs) -> list[Reader]
     return [reader if task_vector_of(reader.origin) is None else _summed(reader, known) for reader in readers]
 
 
-def _summed(delta: Reader, base: Reader) -> SummedModel:
+def _summed(reader: Reader, base: Reader) -> Reader:
+    """The sum of a task vector and its base, and then its adapter: DoRA, IA3 and the like depend on whole weights."""
+    if reader.origin.adapter is None:
+        return _sum(reader, base)
+    from graftwork.merge.models.adapted import AdaptedModel, adapt
+
+    return adapt(_sum(reader.inner if isinstance(reader, AdaptedModel) else reader, base), reader.origin)
+
+
+def _sum(delta: Reader, base: Reader) -> SummedModel:
     if delta.origin.identity == base.origin.identity:
         raise InvalidRecipe(where="base_model", reason=f"{base.label} is a task vector, and not a model")
     wanted = (task_vector_of(delta.origin) or {}).get("base_digest")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from graftwork.errors import GraftworkError
+from graftwork.merge.extract.extract import extract
 from graftwork.merge.recipe.recipe import load_recipe
 from graftwork.merge.run.run import merge
 from graftwork.merge.slices.slices import GRAIN
@@ -216,6 +217,21 @@ def tied_base(folder: Path, kind: str) -> Any:
     model.save_pretrained(folder)
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
     return model
+
+
+@pytest.mark.parametrize("name", ["DoRA", "IA3", "a saved head and embedding"])
+def test_an_adapter_of_a_task_vector_changes_the_whole_model(tmp_path: Path, name: str) -> None:
+    _, adapter = adapted_by(tmp_path, *VARIANTS[name]).rsplit("+", 1)
+    tuned = LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    for parameter in tuned.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    tuned.save_pretrained(tmp_path / "tuned")
+    extract(str(tmp_path / "tuned"), str(tmp_path / "base"), out=tmp_path / "delta", settings=Settings())
+    models = [{"model": f"{tmp_path / 'delta'}+{adapter}"}]
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(tmp_path / "base"), "models": models}
+    got = load_file(merge(load_recipe(recipe), out=tmp_path / "out", settings=Settings()) / "model.safetensors")
+    for tensor, values in passthrough(f"{tmp_path / 'tuned'}+{adapter}", tmp_path / "whole").items():
+        torch.testing.assert_close(got[tensor], values, rtol=1e-5, atol=1e-5, msg=tensor)
 
 
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
