@@ -150,15 +150,19 @@ def parse_document(raw: object, path: str) -> Document:
     return document
 
 
-def parse_layers(text: str) -> tuple[tuple[int, int | None], ...]:
-    """The ranges, both ends included, that `text` lists: `8-` is from 8 on. Raises InvalidExpertSet."""
+def parse_layers(text: str, path: str = "deactivate") -> tuple[tuple[int, int | None], ...]:
+    """The ranges, both ends included, that `text` lists: `8-` is from 8 on. Raises InvalidExpertSet about `path`."""
     ranges = []
     for part in text.replace(" ", "").split(","):
         if LAYERS.fullmatch(part) is None:
-            raise InvalidExpertSet(path="deactivate", reason=f"{part!r} is not understood: expected {LAYERS_EXPECTED}")
+            raise InvalidExpertSet(
+                path=path, reason=f"its deactivate {part!r} is not understood: expected {LAYERS_EXPECTED}"
+            )
         first, dash, last = part.partition("-")
         if last and int(last) < int(first):
-            raise InvalidExpertSet(path="deactivate", reason=f"{part!r} ends before it begins: expected {last}-{first}")
+            raise InvalidExpertSet(
+                path=path, reason=f"its deactivate {part!r} ends before it begins: expected {last}-{first}"
+            )
         ranges.append((int(first), int(last) if last else None if dash else int(first)))
     return tuple(ranges)
 
@@ -174,7 +178,7 @@ def _check_document(document: Document, path: str) -> None:
     routed = sum(not entry.always for entry in experts)
     for entry in experts:
         if entry.deactivate is not None:
-            parse_layers(entry.deactivate)
+            parse_layers(entry.deactivate, path)
     is_linear, is_table = router.kind == "linear", router.kind == "task-table"
     wrong = {
         "two experts have the same name": len(set(names)) < len(names),
