@@ -15,7 +15,7 @@ from graftwork.adapters.variants.effect import Effect, Indices
 from graftwork.adapters.variants.factors import Factor
 from graftwork.adapters.variants.variant import Variant, array
 from graftwork.errors import IncompatibleAdapter, NonFiniteTensor
-from graftwork.registry.formats.adapters.kinds import Kind
+from graftwork.registry.formats.adapters.kinds import EMBEDDING_KINDS, Kind
 from graftwork.registry.formats.adapters.layout import Part
 from graftwork.registry.formats.peft import WEIGHTS_FILE
 
@@ -83,7 +83,7 @@ class _Lowering:
             self._refuse(f"it changes {part.module!r}, which the base does not have")
         if not part.tensors:
             return
-        embeds = part.kind in (Kind.EMBEDDING, Kind.DORA_EMBEDDING)
+        embeds = part.kind in EMBEDDING_KINDS
         accepted = (nn.Embedding,) if embeds else (nn.Linear, Conv1D)
         if not isinstance(module, accepted):
             self._refuse(f"{part.module!r} is a {type(module).__name__} there, which {part.kind} cannot change")

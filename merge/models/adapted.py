@@ -20,7 +20,7 @@ from graftwork.merge.models.adapter_names import names_in, shapes_for
 from graftwork.merge.models.layers import HEAD
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.models.sources import Origin, Stamp, open_adapter, stamps_of
-from graftwork.registry.formats.adapters.kinds import FOLDABLE, Kind
+from graftwork.registry.formats.adapters.kinds import EMBEDDING_KINDS, FOLDABLE, Kind
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located
 from graftwork.registry.formats.peft import check_against_base
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
@@ -30,7 +30,6 @@ KEPT_FACTORS = 8
 """Modules whose factors stay in memory: slices come tensor by tensor, a few at a time."""
 KEPT_TENSORS = 2
 """Tensors that were computed whole and stay in memory."""
-EMBEDDINGS = (Kind.EMBEDDING, Kind.DORA_EMBEDDING)
 PASS_ON_BIAS = (Kind.IA3_OUTPUT, Kind.HYDRA)
 """Kinds that change what a layer puts out, its bias too."""
 T = TypeVar("T")
@@ -142,7 +141,7 @@ class AdaptedModel:
         part = adapter.layout.parts[module]
         if not part.tensors and (own := adapter.own(module, parameter)) is not None:
             return own
-        is_transposed = self._is_transposed(tensor) and part.kind not in EMBEDDINGS
+        is_transposed = self._is_transposed(tensor) and part.kind not in EMBEDDING_KINDS
         stored = self._whole(f"{tensor.rpartition('.')[0]}.weight")
         w0 = stored.T if is_transposed else stored
         if parameter == "bias":

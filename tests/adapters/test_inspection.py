@@ -109,6 +109,8 @@ def test_every_format_can_be_inspected(name: str, family: Family, tmp_path: Path
 
 
 def test_a_part_without_a_low_rank_change_has_no_spectrum(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "ia3", {"peft_type": "IA3"}, {f"{Q}.ia3_l": torch.ones(8, 1)})
+    folder = write_folder(
+        tmp_path / "ia3", {"peft_type": "IA3", "target_modules": [Q]}, {f"{Q}.ia3_l": torch.ones(8, 1)}
+    )
     module = inspect(read_adapter(folder)).modules[0]
     assert (module.rank, module.singular_values, module.norm, module.parameters) == (None, (), 0.0, 8)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tests.adapters.conftest import Family
 
 Q = "model.layers.0.self_attn.q_proj"
-LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+TARGETS = ["q_proj", "nowhere", "embed_tokens", "lm_head", "wte", "c_attn"]
+LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "lora_bias": True, "target_modules": TARGETS}
 PAIR = {f"{Q}.lora_A.weight": torch.ones(2, 64), f"{Q}.lora_B.weight": torch.ones(64, 2)}
 
 
@@ -52,7 +53,7 @@ def lowered(folder: Path, family: Family, dtype: torch.dtype = torch.float32) ->
             "Embedding there",
         ),
         ({"model.norm.weight": (63,)}, r"norm.weight' is \[63\], and the base has \[64\]"),
-        ({f"{Q}.bias": (64,)}, r"q_proj.bias' is \[64\], and the base has none"),
+        ({f"{Q}.base_layer.bias": (64,)}, r"q_proj.base_layer.bias' is \[64\], and the base has none"),
     ],
 )
 def test_a_module_that_cannot_be_changed_so_is_named(

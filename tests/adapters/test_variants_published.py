@@ -65,7 +65,7 @@ def nlora(random: torch.Generator, out: int, width: int) -> Made:
     def truth(base: Module) -> tuple[Tensor, Tensor | None]:
         return base.weight + 6 / R * b.double() @ n.double() @ a.double(), base.bias
 
-    options = {"peft_type": "LORA", "r": R, "lora_alpha": 6, "init_lora_weights": "n_lora"}
+    options = {"peft_type": "LORA", "r": R, "lora_alpha": 6, "init_lora_weights": "n_lora", "target_modules": r".*"}
     return options, {"lora_A.weight": a, "lora_N.weight": n, "lora_B.weight": b}, truth
 
 
@@ -78,7 +78,7 @@ def kasa(random: torch.Generator, out: int, width: int) -> Made:
         truncated = u[:, :kept] @ torch.diag(s[:kept]) @ vt[:kept]
         return truncated + 6 / R * b.double() @ torch.diag(d.double()) @ a.double(), base.bias
 
-    options = {"peft_type": "LORA", "r": R, "lora_alpha": 6}
+    options = {"peft_type": "LORA", "r": R, "lora_alpha": 6, "target_modules": r".*"}
     return options, {"lora_A.weight": a, "lora_diag": d, "lora_B.weight": b}, truth
 
 

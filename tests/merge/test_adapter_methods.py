@@ -30,7 +30,8 @@ def adapter(root: Path, name: str, *, rank: int, alpha: float, seed: int, only: 
     """Write an adapter by hand; returns its changes in float64."""
     random = np.random.default_rng(seed)
     (root / name).mkdir()
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "base_model_name_or_path": "acme/base"}
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": ["q", "down"]}
+    config |= {"base_model_name_or_path": "acme/base"}
     (root / name / "adapter_config.json").write_text(json.dumps(config))
     tensors: dict[str, NDArray[np.float32]] = {}
     dense: Dense = {}

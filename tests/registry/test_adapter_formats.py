@@ -59,14 +59,15 @@ def check(layout: AdapterLayout, family: dict[str, Path], **options: Any) -> Non
     check_against_base(layout, shapes, adapter_name="ns/adapter", base_name="ns/base@v1", **options)
 
 
-LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+TARGETS = {"target_modules": ["q_proj", "down_proj", "embed_tokens", "lm_head", "norm"]}
+LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8} | TARGETS
 PAIR = {f"{Q}.lora_A.weight": (4, 32), f"{Q}.lora_B.weight": (32, 4)}
-VERA = {"peft_type": "VERA", "r": 3}
+VERA = {"peft_type": "VERA", "r": 3} | TARGETS
 LAMBDAS = {f"{Q}.vera_lambda_b": (32,), f"{Q}.vera_lambda_d": (3,)}
 PROJECTIONS = {"base_model.vera_A": (3, 48), "base_model.vera_B": (32, 3)}
-ADA = {"peft_type": "ADALORA", "init_r": 5, "lora_alpha": 10}
+ADA = {"peft_type": "ADALORA", "init_r": 5, "lora_alpha": 10} | TARGETS
 TRIPLE = {f"{Q}.lora_A": (5, 32), f"{Q}.lora_B": (32, 5), f"{Q}.lora_E": (5, 1)}
-IA3 = {"peft_type": "IA3"}
+IA3 = {"peft_type": "IA3"} | TARGETS
 LOTR = {"graftwork_type": "LOTR"}
 HYDRA = {"graftwork_type": "HYDRA"}
 S2FT = {"graftwork_type": "S2FT"}
@@ -86,6 +87,7 @@ S2FT = {"graftwork_type": "S2FT"}
         (LORA | {"fan_in_fan_out": True}, PAIR | {f"{Q}.lora_diag": (4,)}, "lora_diag' is KaSA.*fan_in_fan_out"),
         (LORA, PAIR | {f"{Q}.lora_N.weight": (4, 4)}, "lora_N.weight' and init_lora_weights 'n_lora'"),
         (LORA | {"init_lora_weights": "n_lora"}, PAIR, "lora_N.weight' and init_lora_weights"),
+        (LORA | {"kasa_config": {}}, PAIR, f"{Q}' has no lora_diag, and it has a kasa_config"),
         (LORA, PAIR | {f"{Q}.lora_diag": (4,), f"{Q}.lora_B.bias": (32,)}, "lora_B.bias' does not go with KaSA"),
         (LORA, {f"{EMBED}.lora_embedding_B": (32, 4)}, "embed_tokens' has no lora_embedding_A beside its 'base"),
         (LORA | {"modules_to_save": ["lm_head"]}, PAIR, "modules_to_save names 'lm_head', of which it has no tensor"),
@@ -146,10 +148,19 @@ def test_a_refusal_names_what_is_at_fault(
         ),
         (IA3, {f"{DOWN}.ia3_l": (1, 47)}, r"down_proj' is \[32, 48\] in the base, and the adapter is for \[32, 47\]"),
         (LORA, {f"{EMBED}.lora_embedding_A": (4, 63), f"{EMBED}.lora_embedding_B": (32, 4)}, r"is for \[63, 32\]"),
-        (LORA, {f"{EMBED}.weight": (66, 32)}, r"embed_tokens.weight' is \[66, 32\], and the base's .* is \[64, 32\]"),
-        (LORA, {f"{Q}.bias": (32,)}, "q_proj.bias', and the base has no model"),
+        (
+            LORA,
+            {f"{EMBED}.base_layer.weight": (66, 32)},
+            r"base_layer.weight' is \[66, 32\], and the base's .* is \[64, 32\]",
+        ),
+        (LORA, {f"{Q}.base_layer.bias": (32,)}, "q_proj.base_layer.bias', and the base has no model"),
         (LORA, PAIR | {f"{Q}.base_layer.weight": (16, 16)}, r"base_layer.weight' is \[16, 16\]"),
         (S2FT, {f"{Q}.s2ft_rows": (0, 31), f"{Q}.s2ft_row_indices": np.zeros(0, "i4")}, r"is for \[32, 31\]"),
+        (
+            LORA,
+            {f"{EMBED}.lora_A.weight": (4, 32), f"{EMBED}.lora_B.weight": (64, 4)},
+            "embed_tokens' is an embedding, whose factors PEFT calls lora_embedding_A",
+        ),
         (
             LORA,
             {"model.norm.lora_A.weight": (4, 32), "model.norm.lora_B.weight": (32, 4)},
@@ -203,7 +214,7 @@ def test_layouts_say_what_they_hold(write: Writer) -> None:
         f"{DOWN}.lora_B.weight": (32, 4),
         f"{DOWN}.lora_B.bias": (32,),
     }
-    layout = read_adapter(write(LORA | {"modules_to_save": ["norm"]}, tensors))
+    layout = read_adapter(write(LORA | {"modules_to_save": ["norm"], "lora_bias": True}, tensors))
     assert set(layout.kinds) == {Kind.LORA, Kind.EMBEDDING, Kind.REPLACED}
     assert layout.ranks == {Q: 4, DOWN: 4}
     assert layout.parts["model.norm"].own.keys() == {"weight"}
@@ -216,7 +227,8 @@ def test_a_kasa_adapter_needs_twice_its_rank(write: Writer) -> None:
 
 def test_modules_to_save_match_the_end_of_a_path_as_in_peft(write: Writer) -> None:
     config = LORA | {"modules_to_save": ["self_attn", "1.mlp.up_proj"]}
-    tensors = {f"{Q}.weight": (32, 32), "model.layers.1.mlp.up_proj.weight": (48, 32), f"{DOWN}.weight": (32, 48)}
+    tensors = {f"{Q}.weight": (32, 32), "model.layers.1.mlp.up_proj.weight": (48, 32)}
+    tensors |= {f"{DOWN}.base_layer.weight": (32, 48)}
     layout = read_adapter(write(config, tensors))
     saved = {name: layout.config.saves(name) for name in layout.parts}
     assert saved == {Q: True, "model.layers.1.mlp.up_proj": True, DOWN: False}

@@ -95,7 +95,7 @@ def _pair(module: str, rank: int, i: int, o: int) -> Shapes:
 
 
 LORA: dict[str, Any] = {
-    "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"], "bias": "none",
+    "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj", "embed_tokens"], "bias": "none",
     "task_type": "CAUSAL_LM", "base_model_name_or_path": "acme/base", "auto_mapping": None, "inference_mode": True,
 }  # fmt: skip
 ADAPTERS: tuple[tuple[dict[str, Any], Shapes], ...] = (
@@ -120,11 +120,17 @@ ADAPTERS: tuple[tuple[dict[str, Any], Shapes], ...] = (
         },
     ),
     (
-        {"peft_type": "ADALORA", "init_r": 2, "lora_alpha": 4, "rank_pattern": {f"{Q}.lora_E": [True, True]}},
+        {
+            "peft_type": "ADALORA",
+            "init_r": 2,
+            "target_modules": ["q_proj"],
+            "lora_alpha": 4,
+            "rank_pattern": {f"{Q}.lora_E": [True, True]},
+        },
         {f"{PREFIX}{Q}.lora_A": (2, HIDDEN), f"{PREFIX}{Q}.lora_B": (HIDDEN, 2), f"{PREFIX}{Q}.lora_E": (2, 1)},
     ),
     (
-        {"peft_type": "VERA", "r": 2, "save_projection": True, "projection_prng_key": 0},
+        {"peft_type": "VERA", "r": 2, "target_modules": ["q_proj"], "save_projection": True, "projection_prng_key": 0},
         {
             "base_model.vera_A": (2, HIDDEN),
             "base_model.vera_B": (HIDDEN, 2),
@@ -133,7 +139,7 @@ ADAPTERS: tuple[tuple[dict[str, Any], Shapes], ...] = (
         },
     ),
     (
-        {"peft_type": "IA3", "feedforward_modules": ["down_proj"]},
+        {"peft_type": "IA3", "target_modules": ["q_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
         {f"{PREFIX}{Q}.ia3_l": (HIDDEN, 1), f"{PREFIX}{DOWN}.ia3_l": (1, WIDE)},
     ),
     (

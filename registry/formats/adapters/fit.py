@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from graftwork.errors import IncompatibleAdapter
-from graftwork.registry.formats.adapters.kinds import INDICES, Kind
+from graftwork.registry.formats.adapters.kinds import EMBEDDING_KINDS, INDICES, Kind
 from graftwork.registry.formats.adapters.layout import AdapterLayout, Part
 from graftwork.registry.formats.safetensors import TensorInfo
 
@@ -68,6 +68,8 @@ class _Fit:
         weight = tuple(self._weight(part.module).shape)
         if len(weight) != 2:
             raise self.misfit(f"{part.module!r} is {list(weight)} in the base, and the adapter is for a matrix")
+        if part.kind is Kind.LORA and part.module.rpartition(".")[2] in EMBEDDINGS:
+            raise self.misfit(f"{part.module!r} is an embedding, whose factors PEFT calls lora_embedding_A and _B")
         sizes = self._orient(part, weight)
         for role, dim in INDICES.items():
             if role in part.tensors:
@@ -79,7 +81,7 @@ class _Fit:
 
     def _orient(self, part: Part, weight: tuple[int, ...]) -> dict[str, int]:
         """The sizes of the base's module, which the part's agree with."""
-        orders = ["io"] if part.kind in (Kind.EMBEDDING, Kind.DORA_EMBEDDING) else ["oi"]
+        orders = ["io"] if part.kind in EMBEDDING_KINDS else ["oi"]
         if self.adapter.config.fan_in_fan_out and orders == ["oi"]:
             orders = ["io", "oi"] if part.module.endswith("lm_head") else ["io"]  # GPT-2's head is a Linear
         for order in orders:

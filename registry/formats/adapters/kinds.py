@@ -42,6 +42,8 @@ class Kind(StrEnum):
 
 PUBLISHED = (Format.LOTR, Format.HYDRA, Format.S2FT)
 """Formats that PEFT does not know: docs/adapter-formats.md says how their folders look."""
+EMBEDDING_KINDS = (Kind.EMBEDDING, Kind.DORA_EMBEDDING)
+"""Kinds whose factors are for rows of a table."""
 FOLDABLE = (Kind.LORA, Kind.ADALORA, Kind.NLORA, Kind.LOTR)
 """Kinds whose change is a product of two factors that are known without the base."""
 LOW_RANK_ON_A_BASE = (Kind.VERA, Kind.KASA, Kind.HYDRA, Kind.S2FT)

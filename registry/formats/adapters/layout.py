@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graftwork.errors import InvalidAdapter
 from graftwork.registry.formats.adapters.config import LoraConfig
-from graftwork.registry.formats.adapters.kinds import FOLDABLE, LOW_RANK_ON_A_BASE, Kind
+from graftwork.registry.formats.adapters.kinds import EMBEDDING_KINDS, FOLDABLE, LOW_RANK_ON_A_BASE, Kind
 from graftwork.registry.formats.safetensors import Header, TensorInfo
 
 
@@ -33,7 +33,7 @@ class Part:
             return 2 * self.sizes["r"]
         if self.kind is Kind.HYDRA:
             return self.sizes.get("p", 0) + self.sizes.get("s", 0)
-        return 0 if self.kind in (Kind.EMBEDDING, Kind.DORA_EMBEDDING) else self.sizes.get("r", 0)
+        return 0 if self.kind in EMBEDDING_KINDS else self.sizes.get("r", 0)
 
 
 @dataclass(frozen=True, slots=True)

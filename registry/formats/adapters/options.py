@@ -9,11 +9,13 @@ from graftwork.errors import InvalidAdapter
 from graftwork.registry.formats.adapters.kinds import ACCEPTED, PUBLISHED, Format
 
 COMMON = frozenset({
-    "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "exclude_modules", "fan_in_fan_out",
-    "graftwork_type", "inference_mode", "layers_pattern", "layers_to_transform", "modules_to_save", "peft_type",
-    "peft_version", "revision", "runtime_config", "target_modules", "task_type",
+    "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "fan_in_fan_out", "graftwork_type",
+    "inference_mode", "modules_to_save", "peft_type", "peft_version", "revision", "runtime_config", "target_modules",
+    "task_type",
 })  # fmt: skip
-LORA = COMMON | {
+LAYERS = frozenset({"layers_pattern", "layers_to_transform"})
+EXCLUDES = frozenset({"exclude_modules"})
+LORA = COMMON | LAYERS | EXCLUDES | {
     "alpha_pattern", "corda_config", "eva_config", "init_lora_weights", "lora_alpha", "lora_dropout", "lora_ga_config",
     "megatron_core", "qalora_group_size", "r", "rank_pattern", "use_rslora",
 }  # fmt: skip
@@ -21,11 +23,13 @@ OPTIONS: Mapping[Format, frozenset[str]] = {
     Format.LORA: LORA | {"kasa_config", "lora_bias", "use_dora"},
     Format.ADALORA: LORA
     | {"beta1", "beta2", "deltaT", "init_r", "orth_reg_weight", "target_r", "tfinal", "tinit", "total_step"},
-    Format.VERA: COMMON | {"d_initial", "init_weights", "projection_prng_key", "r", "save_projection", "vera_dropout"},
-    Format.IA3: COMMON | {"feedforward_modules", "init_ia3_weights"},
-    Format.LOTR: COMMON | {"rank", "scale", "shared"},
-    Format.HYDRA: COMMON | {"scale"},
-    Format.S2FT: COMMON,
+    Format.VERA: COMMON
+    | LAYERS
+    | {"d_initial", "init_weights", "projection_prng_key", "r", "save_projection", "vera_dropout"},
+    Format.IA3: COMMON | EXCLUDES | {"feedforward_modules", "init_ia3_weights"},
+    Format.LOTR: COMMON | LAYERS | EXCLUDES | {"rank", "scale", "shared"},
+    Format.HYDRA: COMMON | LAYERS | EXCLUDES | {"scale"},
+    Format.S2FT: COMMON | LAYERS | EXCLUDES,
 }
 BIASES = ("none", "all", "lora_only", "vera_only")
 HARMLESS_INIT = (None, True, False, "gaussian", "eva", "orthogonal", "mica", "n_lora", "s_lora")

@@ -11,6 +11,7 @@ from graftwork.errors import InvalidAdapter
 from graftwork.registry.formats.adapters.config import CONFIG_FILE, LoraConfig
 from graftwork.registry.formats.adapters.kinds import (
     ACCEPTED,
+    EMBEDDING_KINDS,
     FOLDABLE,
     GRAMMARS,
     INDICES,
@@ -25,15 +26,13 @@ from graftwork.registry.formats.adapters.kinds import (
     Kind,
 )
 from graftwork.registry.formats.adapters.layout import LoraModule, Part
+from graftwork.registry.formats.adapters.targets import CLASSIFIERS, CLASSIFYING, check_targets
 from graftwork.registry.formats.safetensors import Header, TensorInfo
 
 FLOATS = ("F32", "F16", "BF16", "F64")
 WHOLE = ("I32", "I64")
 MARKED = re.compile(r"(?:^|\.)(?:lora_|vera_|ia3_|s2ft_|lotr|adapter_par|adapter_seq|ranknum|modules_to_save)")
 """What no module of a base is called: a tensor below one belongs to an adapter."""
-CLASSIFIERS = ("classifier", "score")
-"""What PEFT writes into modules_to_save of every adapter for classification, though a model has one of them."""
-CLASSIFYING = ("SEQ_CLS", "TOKEN_CLS")
 
 Roles = dict[str, dict[str, TensorInfo]]
 
@@ -56,6 +55,7 @@ def read_parts(config: LoraConfig, header: Header, root: Path) -> tuple[dict[str
     parts |= {module: reading.replaced(module, found) for module, found in own.items()}
     reading.check_shared(shared, shared_dims, parts)
     reading.check_saved(parts)
+    check_targets(config, parts, reading.refuse)
     return parts, shared
 
 
@@ -136,14 +136,16 @@ class _Reading:
             self.refuse(f"{found[role].name!r} does not go with {kind}, which the other tensors of {module!r} are")
         self._check_dtypes({**found, **own})
         self._check_ranks(module, kind, found)
+        if "lora_B.bias" in found and not self.config.raw.get("lora_bias"):
+            self.refuse(f"PEFT would not load its {found['lora_B.bias'].name!r}: {CONFIG_FILE} does not say lora_bias")
         sizes = self._sizes(module, grammar, found)
         rank = sizes.get("r", 0)
         scale = 1.0
-        if kind in FOLDABLE or kind in (Kind.DORA, Kind.KASA, Kind.EMBEDDING, Kind.DORA_EMBEDDING):
+        if kind in (*FOLDABLE, *EMBEDDING_KINDS, Kind.DORA, Kind.KASA):
             scale = self.config.scale_for(module, rank)
         elif kind is Kind.HYDRA:
             scale = self.config.scale
-        embeds = kind in (Kind.EMBEDDING, Kind.DORA_EMBEDDING)
+        embeds = kind in EMBEDDING_KINDS
         if self.config.raw.get("ensure_weight_tying") and (embeds or module.endswith("lm_head")):
             self._refuse_tying(next(iter(found.values())).name)
         return Part(module, kind, found, own, sizes, scale)
@@ -200,6 +202,8 @@ class _Reading:
         is_dora = kind in (Kind.DORA, Kind.DORA_EMBEDDING)
         if self.config.use_dora and not is_dora:
             self.refuse(f"{module!r} has no lora_magnitude_vector, and its use_dora is true")
+        if self.config.raw.get("kasa_config") is not None and kind is not Kind.KASA:
+            self.refuse(f"{module!r} has no lora_diag, and it has a kasa_config")
         if is_dora and not self.config.use_dora:
             name = found["lora_magnitude_vector"].name
             self.refuse(f"it has DoRA's {name!r}, and {CONFIG_FILE} does not say use_dora")
