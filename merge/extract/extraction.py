@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from graftwork.adapters.algebra.lowrank import is_exact, working_bytes
 from graftwork.errors import InvalidRequest, InvalidSetting
+from graftwork.merge.extract.modules import adaptable_modules
 from graftwork.merge.models.compatibility import FLOATS, check_same_model
 from graftwork.merge.models.layers import HEAD
 from graftwork.merge.models.sources import Origin, Source, open_source
@@ -16,7 +17,7 @@ from graftwork.merge.models.spelling import agree
 from graftwork.merge.output.shards import Shard, split_into_shards, tensor_bytes
 from graftwork.merge.plan.task_vector import task_vector_of
 from graftwork.merge.slices.slices import GRAIN
-from graftwork.registry.formats.checkpoint import Located
+from graftwork.registry.formats.checkpoint import CheckpointLayout, Located
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
 from graftwork.settings import Settings
 
@@ -41,16 +42,13 @@ class TensorPart:
     model: Located
     base: Located
     rank: int = 0
+    module: str = ""
+    """What PEFT calls the linear layer whose weight it is."""
 
     @property
     def numel(self) -> int:
         """Number of elements."""
         return self.model.info.numel
-
-    @property
-    def module(self) -> str:
-        """The module whose weight it is."""
-        return self.name.removesuffix(".weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +106,9 @@ def plan_extraction(
     agree([theirs, ours])
     check_same_model(theirs, ours)
     config = ours.layout.config or {}
+    modules = _modules(ours.layout, tied=config.get("tie_word_embeddings") is True) if rank is not None else {}
     parts = tuple(
-        _part(name, located, theirs.layout.tensors[name], rank, tied=config.get("tie_word_embeddings") is True)
+        _part(name, located, theirs.layout.tensors[name], rank, modules.get(name))
         for name, located in ours.layout.tensors.items()
     )
     transposed = config.get("model_type") in TRANSPOSED
@@ -127,14 +126,23 @@ def is_linear(name: str, shape: tuple[int, ...], *, tied: bool) -> bool:
     return not (tied and HEAD.search(name))
 
 
-def _part(name: str, model: Located, base: Located, rank: int | None, *, tied: bool) -> TensorPart:
+def _modules(layout: CheckpointLayout, *, tied: bool) -> Mapping[str, str]:
+    """The linear layer of each tensor that can become a LoRA; by names alone in a model not known to transformers."""
+    known = adaptable_modules(layout)
+    if known is None:
+        shapes = {name: located.info.shape for name, located in layout.tensors.items()}
+        return {name: name.removesuffix(".weight") for name, at in shapes.items() if is_linear(name, at, tied=tied)}
+    return known
+
+
+def _part(name: str, model: Located, base: Located, rank: int | None, module: str | None) -> TensorPart:
     info = model.info
     if info.dtype not in FLOATS:
         return TensorPart(name, "copied", model, base)
     if rank is None:
         return TensorPart(name, "delta", model, base)
-    if info.numel and is_linear(name, info.shape, tied=tied):
-        return TensorPart(name, "low_rank", model, base, min(rank, *info.shape))
+    if info.numel and module is not None:
+        return TensorPart(name, "low_rank", model, base, min(rank, *info.shape), module)
     return TensorPart(name, "left", model, base)
 
 

@@ -16,11 +16,11 @@ from graftwork.adapters.variants.variant import Variant, read_variant
 from graftwork.errors import IncompatibleAdapter, InputChanged
 from graftwork.kernels.dtypes import numpy_dtype
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.models.adapter_names import names_in, shapes_for
 from graftwork.merge.models.layers import HEAD
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.models.sources import Origin, Stamp, open_adapter, stamps_of
 from graftwork.registry.formats.adapters.kinds import EMBEDDING_KINDS, FOLDABLE, Kind
+from graftwork.registry.formats.adapters.names import by_every_name, names_in
 from graftwork.registry.formats.checkpoint import CheckpointLayout, Located
 from graftwork.registry.formats.peft import check_against_base
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
@@ -176,7 +176,7 @@ def adapt(inner: Reader, origin: Origin) -> AdaptedModel:
     tensors = inner.layout.tensors
     name, base = origin.adapter.label, origin.label.rpartition("+")[0]
     called = names_in(tensors, adapter.parts)
-    shapes = shapes_for(tensors, adapter.parts)
+    shapes = by_every_name({called: at.info for called, at in tensors.items()}, adapter.parts)
     check_against_base(adapter, shapes, adapter_name=name, base_name=base)
     products, wholes = {}, {}
     for module, part in adapter.parts.items():

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from graftwork.kernels.dtypes import numpy_dtype
-from graftwork.merge.models.adapter_names import names_in
 from graftwork.merge.models.layers import HEAD, INPUT_EMBEDDING
 from graftwork.merge.models.sources import Origin, Source, open_source
 from graftwork.merge.slices.slices import GRAIN, slice_starts
+from graftwork.registry.formats.adapters.names import names_in
 from graftwork.registry.formats.adapters.parts import foldable, unfoldable
 from graftwork.registry.formats.checkpoint import Located
 from graftwork.registry.formats.peft import WEIGHTS_FILE, AdapterLayout

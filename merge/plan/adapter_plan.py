@@ -10,7 +10,6 @@ from graftwork.adapters.algebra.lowrank import working_bytes
 from graftwork.errors import IncompatibleModels, InvalidAdapter, InvalidRecipe, InvalidSetting
 from graftwork.merge.lora.products import SLICE, is_linear
 from graftwork.merge.method import Method
-from graftwork.merge.models.adapter_names import shapes_for
 from graftwork.merge.models.copies import without_copies
 from graftwork.merge.models.layers import depth_of, find_blocks
 from graftwork.merge.models.sources import Finder, Origin, open_adapter
@@ -18,6 +17,7 @@ from graftwork.merge.modifiers.lines import Lines
 from graftwork.merge.output.shards import tensor_bytes
 from graftwork.merge.plan.binding import Binding
 from graftwork.merge.recipe.recipe import DTYPES, ModelEntry, Recipe
+from graftwork.registry.formats.adapters.names import by_every_name
 from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.registry.formats.peft import AdapterLayout, check_against_base
 from graftwork.settings import Settings
@@ -182,7 +182,7 @@ def _check_base(
     if base is not None:
         tensors = _base_tensors(base)
         for origin, layout in zip(models, layouts, strict=True):
-            shapes = shapes_for(tensors, layout.parts)
+            shapes = by_every_name(tensors, layout.parts)
             check_against_base(layout, shapes, adapter_name=origin.label, base_name=base.label, tied_head=True)
         return recipe.base_model
     named = [layout.config.base_model_name_or_path for layout in layouts]
@@ -199,7 +199,8 @@ def _check_base(
 
 
 def _base_tensors(base: Origin) -> Any:
-    return read_checkpoint(base.root, links_to=base.links_to, in_place=True).tensors
+    layout = read_checkpoint(base.root, links_to=base.links_to, in_place=True)
+    return {name: located.info for name, located in layout.tensors.items()}
 
 
 def _plan_modules(

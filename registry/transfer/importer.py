@@ -22,6 +22,7 @@ from graftwork.errors import (
 )
 from graftwork.progress import Progress, silent
 from graftwork.registry.formats import experts
+from graftwork.registry.formats.adapters.names import by_every_name
 from graftwork.registry.formats.checkpoint import read_checkpoint
 from graftwork.registry.formats.dataset import is_dataset, read_dataset
 from graftwork.registry.formats.encoders import names_for_adapters
@@ -200,7 +201,8 @@ def _base_of(registry: Registry, adapter: AdapterLayout, order: Order) -> Versio
     if base.kind not in (Kind.BASE, Kind.CHECKPOINT):
         raise IncompatibleAdapter(adapter=order.name, base=base.ref, reason=f"{base.ref} is of kind {base.kind}")
     known_base = registry.bases.get(base)
-    known = names_for_adapters(adapter, known_base.tensors, known_base.config)
+    tensors = by_every_name(known_base.tensors, adapter.parts, headless=False)
+    known = names_for_adapters(adapter, tensors, known_base.config)
     check_against_base(adapter, known, adapter_name=str(order.name), base_name=base.ref, tied_head=True)
     return base
 
