@@ -40,6 +40,8 @@ PerModel = Annotated[tuple[T, ...], PER_MODEL]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Density = Annotated[float, Field(ge=0, le=1)]
+"""A fraction of what a model adds; with 0 the model adds nothing."""
 Rank = Annotated[int, Field(ge=1)]
 
 LOCAL_FILE = "local file"

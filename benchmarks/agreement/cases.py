@@ -47,6 +47,12 @@ def _methods(models: Mapping[str, str]) -> list[Case]:
         ]
         return _with(method, entries, models["base"], {name.rstrip("_"): value for name, value in parameters.items()})
 
+    def dropped(method: str, **parameters: Any) -> Recipe:
+        """With one model that adds nothing, and nothing left to chance."""
+        recipe = deltas(method, density=1.0, **parameters)
+        recipe["models"][1]["parameters"]["density"] = 0
+        return recipe
+
     def plain(method: str, keys: str, *, base: bool = True, **parameters: Any) -> Recipe:
         return _with(method, [{"model": models[key]} for key in keys], models["base"] if base else None, parameters)
 
@@ -95,6 +101,11 @@ def _methods(models: Mapping[str, str]) -> list[Case]:
         Case("della_linear", deltas("della_linear", density=1.0, epsilon=0.0), note=RANDOM),
         Case("breadcrumbs", deltas("breadcrumbs", density=0.7, gamma=0.05), is_by_size=True),
         Case("breadcrumbs_ties", deltas("breadcrumbs_ties", density=0.7, gamma=0.05), is_by_size=True),
+        Case("ties without one", dropped("ties")),
+        Case("dare_linear without one", dropped("dare_linear")),
+        Case("dare_ties without one", dropped("dare_ties")),
+        Case("della without one", dropped("della")),
+        Case("breadcrumbs without one", dropped("breadcrumbs", gamma=0.0)),
         Case("breadcrumbs all", deltas("breadcrumbs", density=1.0, gamma=0.05), differs=OUTLIERS),
         Case("breadcrumbs_ties mixed", deltas("breadcrumbs_ties", mixed=True, normalize=True), SIGNED, is_by_size=True),
         Case("dare_ties mixed", deltas("dare_ties", mixed=True, normalize=True), differs=SIGNED),

@@ -79,8 +79,8 @@ def sparse_combine(
     A uniform number is the high 24 bits of a word times 2**-24. Every value is first rounded to float32, sums run from
     left to right, each operation is rounded to float32 and none is contracted: all twins give the same bits.
 
-    Raises ValueError for no inputs, other dtypes, shapes or counts that differ, chances outside (0, 1], elements that
-    are not whole rows of chances by rank, an unknown option, a negative offset.
+    Raises ValueError for no inputs, other dtypes, shapes or counts that differ, one chance outside [0, 1] or chances by
+    rank outside (0, 1], elements that are not whole rows of these, an unknown option, a negative offset.
     Source: DARE, arXiv:2311.03099; DELLA, arXiv:2406.11617; Model Breadcrumbs, arXiv:2312.06795.
     """
     masks = [Mask(*mask) for mask in masks]
@@ -110,7 +110,7 @@ def _plain(mask: Mask, size: int) -> Mask:
             _checked(bound)
         check_rows(size, ranked.width)
         return mask
-    factor = 1 / _checked(chance)
+    factor = 1 / _checked(chance) if chance != 0 else 1.0
     return mask if mask.factor is not None else mask._replace(factor=factor)
 
 

@@ -32,6 +32,7 @@ def cases(dtype: str) -> Iterator[Case]:
     yield _case(rng, 1000, (0.7,), dtype, "ranks scaled", {}, 500)
     yield _case(rng, 1000, (0.7,), dtype, "chances scaled", {})
     yield _case(rng, 1000, (0.7, 0.2), dtype, "nothing", {"vote": "weighted"})
+    yield _case(rng, 1000, (0.7, 0.2, -0.3), dtype, "one dropped", {"vote": "weighted", "divide": "weights"})
 
 
 def workload(dtype: str) -> Case:
@@ -64,6 +65,7 @@ def _case(
                 "ranks": Mask(chance=ByRank(0.35, (0.65, 0.35, 1.0)[i], width), key=KEYS[i], factor=None),
                 "ranks scaled": Mask(chance=ByRank(0.35, 0.65, width), key=KEYS[i], factor=1.5),
                 "nothing": Mask(),
+                "one dropped": Mask(chance=(0.5, 0.0, 1.0)[i], key=KEYS[i], factor=None),
             }[kind]
         )
     arguments = {

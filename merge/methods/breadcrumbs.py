@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from graftwork.kernels.sparse_combine import Vote
-from graftwork.merge.method import Fraction, Number, PerModel, merge_method
+from graftwork.merge.method import Density, Number, PerModel, merge_method
 from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.bands import Band, Outliers
 from graftwork.merge.statistics.masking import check_weights, combine_masked, whole
@@ -20,7 +20,7 @@ class Breadcrumbs:
     """Drop the largest and the smallest entries of each task vector, and add up what is left.
 
     weight:    the coefficient of each task vector
-    density:   the fraction of entries that is kept
+    density:   the fraction of entries that is kept; 0 drops everything
     gamma:     the fraction of the largest entries that is dropped
     lambda:    one coefficient on the merged task vector
     normalize: divide by the sum of the weights
@@ -39,7 +39,7 @@ class Breadcrumbs:
     """
 
     weight: PerModel[Number] = (1.0,)
-    density: PerModel[Fraction] = (1.0,)
+    density: PerModel[Density] = (1.0,)
     gamma: PerModel[Annotated[float, Field(ge=0, lt=1)]] = (0.01,)
     lambda_: Number = 1.0
     normalize: bool = False

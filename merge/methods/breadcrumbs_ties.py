@@ -16,7 +16,7 @@ class BreadcrumbsTies(Breadcrumbs):
     """Drop the largest and the smallest entries of each task vector, elect signs, and add up the entries that agree.
 
     weight:    the weight of each task vector, in the election and in the sum
-    density:   the fraction of entries that is kept
+    density:   the fraction of entries that is kept; 0 drops everything
     gamma:     the fraction of the largest entries that is dropped
     lambda:    one coefficient on the merged task vector
     normalize: divide by the sum of |weight| of the agreeing entries

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from graftwork.kernels.sparse_combine import Vote
-from graftwork.merge.method import Fraction, Number, PerModel, merge_method
+from graftwork.merge.method import Density, Number, PerModel, merge_method
 from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.masking import Bernoulli, MatchedNorms, check_weights, combine_masked
 
@@ -17,7 +17,7 @@ class DareLinear:
     """Drop entries of each task vector at random, rescale the rest, and add up what is left.
 
     weight:    the coefficient of each task vector
-    density:   the probability of keeping an entry; 1 drops nothing
+    density:   the probability of keeping an entry; 1 drops nothing, 0 everything
     lambda:    one coefficient on the merged task vector
     normalize: divide by the sum of the weights
     rescale:   divide what is kept by the density, so that its expectation is the task vector
@@ -37,7 +37,7 @@ class DareLinear:
     """
 
     weight: PerModel[Number] = (1.0,)
-    density: PerModel[Fraction] = (1.0,)
+    density: PerModel[Density] = (1.0,)
     lambda_: Number = 1.0
     normalize: bool = False
     rescale: bool = True

@@ -16,7 +16,7 @@ class DareTies(DareLinear):
     """Drop entries of each task vector at random, rescale the rest, elect signs, and add up the entries that agree.
 
     weight:    the weight of each task vector, in the election and in the sum
-    density:   the probability of keeping an entry; 1 drops nothing
+    density:   the probability of keeping an entry; 1 drops nothing, 0 everything
     lambda:    one coefficient on the merged task vector
     normalize: divide by the sum of |weight| of the agreeing entries
     rescale:   divide what is kept by the density, so that its expectation is the task vector

@@ -16,7 +16,7 @@ class Della(DellaLinear):
     """Drop entries of each task vector at random, small ones more often, rescale, elect signs, average what agrees.
 
     weight:    the weight of each task vector, in the election and in the average
-    density:   the mean probability of keeping an entry; 1 drops nothing
+    density:   the mean probability of keeping an entry; 1 drops nothing, 0 everything
     epsilon:   probabilities reach from density - epsilon (the smallest entry of a row) to density + epsilon (the
                largest); both must lie above 0 and not above 1
     lambda:    one coefficient on the merged task vector

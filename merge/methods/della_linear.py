@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from graftwork.kernels.sparse_combine import Vote
-from graftwork.merge.method import Fraction, Number, PerModel, merge_method
+from graftwork.merge.method import Density, Number, PerModel, merge_method
 from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.chances import RowChances
 from graftwork.merge.statistics.masking import MatchedNorms, check_weights, combine_masked
@@ -20,7 +20,7 @@ class DellaLinear:
     """Drop entries of each task vector at random, small ones more often, rescale the rest, and add up what is left.
 
     weight:    the coefficient of each task vector
-    density:   the mean probability of keeping an entry; 1 drops nothing
+    density:   the mean probability of keeping an entry; 1 drops nothing, 0 everything
     epsilon:   probabilities reach from density - epsilon (the smallest entry of a row) to density + epsilon (the
                largest); both must lie above 0 and not above 1
     lambda:    one coefficient on the merged task vector
@@ -41,7 +41,7 @@ class DellaLinear:
     """
 
     weight: PerModel[Number] = (1.0,)
-    density: PerModel[Fraction] = (1.0,)
+    density: PerModel[Density] = (1.0,)
     epsilon: PerModel[Annotated[float, Field(ge=0, lt=1)]] = (0.15,)
     lambda_: Number = 1.0
     normalize: bool = False
@@ -55,7 +55,7 @@ class DellaLinear:
     def __post_init__(self) -> None:
         check_weights(self.weight, vote=self.vote, normalize=self.normalize)
         for density, epsilon in zip(self.density, self.epsilon, strict=True):
-            if density < 1 and not 0 < density - epsilon <= density + epsilon <= 1:
+            if 0 < density < 1 and not 0 < density - epsilon <= density + epsilon <= 1:
                 reason = f"density {density} with epsilon {epsilon} gives probabilities outside 0..1"
                 raise ValueError(f"{reason}; choose epsilon below {min(density, 1 - density):g}")
 
@@ -78,7 +78,7 @@ class DellaLinear:
 
     def _chances(self) -> RowChances:
         bounds = [
-            (density - epsilon, density + epsilon) if density < 1 else (1.0, 1.0)
+            (density - epsilon, density + epsilon) if 0 < density < 1 else (density, density)
             for density, epsilon in zip(self.density, self.epsilon, strict=True)
         ]
         return RowChances(tuple(low for low, _ in bounds), tuple(high for _, high in bounds))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.method import Fraction, Number, PerModel, merge_method
+from graftwork.merge.method import Density, Number, PerModel, merge_method
 from graftwork.merge.slices.slices import Array, Slice
 
 
@@ -32,7 +32,7 @@ class TaskArithmetic:
     weight: PerModel[Number] = (1.0,)
     lambda_: Number = 1.0
     normalize: bool = False
-    density: PerModel[Fraction] = (1.0,)
+    density: PerModel[Density] = (1.0,)
     rescale: bool = False
     int8_mask: bool = False
     models: ClassVar[tuple[int, int | None]] = (1, None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from graftwork.kernels.ties_combine import Divide, ties_combine
-from graftwork.merge.method import Fraction, Number, PerModel, merge_method
+from graftwork.merge.method import Density, Number, PerModel, merge_method
 from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.statistics.magnitudes import Cut, LargestMagnitudes, SignMajority
 
@@ -19,7 +19,7 @@ class Ties:
     """Keep the largest entries of each task vector, elect one sign per coordinate, average the entries that agree.
 
     weight:     the weight of each task vector, in the election and in the average
-    density:    the fraction of entries that is kept; 1 trims nothing
+    density:    the fraction of entries that is kept; 1 trims nothing, 0 everything
     lambda:     one coefficient on the merged task vector
     normalize:  divide by the sum of |weight| of the agreeing entries
     variant:    `mergekit` or `paper`
@@ -37,7 +37,7 @@ class Ties:
     """
 
     weight: PerModel[Number] = (1.0,)
-    density: PerModel[Fraction] = (1.0,)
+    density: PerModel[Density] = (1.0,)
     lambda_: Number = 1.0
     normalize: bool = True
     variant: Literal["mergekit", "paper"] = "mergekit"

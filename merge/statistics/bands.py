@@ -70,6 +70,6 @@ class Outliers:
         density, gamma = self.density[position], self.gamma[position]
         dropped, kept = int(gamma * numel), int(density * numel)
         if self.overlap == "density":
-            return dropped, min(dropped + max(kept, 1), numel)
+            return dropped, min(dropped + max(kept, 1 if density else 0), numel)
         dropped = min(dropped, numel - kept)
         return dropped, dropped + kept

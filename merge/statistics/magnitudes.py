@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftwork.kernels.gram import gram
+from graftwork.kernels.sparse_combine import LARGEST
 from graftwork.kernels.ties_combine import KEEP_EQUAL
 from graftwork.kernels.ties_votes import ties_votes
 from graftwork.merge.slices.slices import GRAIN, Slice
@@ -31,7 +32,7 @@ class Cut:
 class LargestMagnitudes:
     """The cut that keeps the largest deltas of each input.
 
-    density: the fraction to keep, by input; 1 keeps everything
+    density: the fraction to keep, by input; 1 keeps everything, 0 nothing
     exact:   True keeps max(1, int(density * n)) entries, equal magnitudes by lowest flat index (mergekit);
              False keeps every entry not smaller than the (n - int(density * n))-th smallest (the TIES paper's code)
     """
@@ -45,18 +46,18 @@ class LargestMagnitudes:
         selections = {
             position: Selection(self._rank(density, extent.numel))
             for position, density in enumerate(self.density)
-            if density < 1
+            if 0 < density < 1
         }
         inputs = {position: position for position in selections}
         yield from settle(selections, inputs, extent)
-        cutoffs = [KEEP_EQUAL] * len(self.density)
+        thresholds = [0 if density else LARGEST for density in self.density]
+        cutoffs = [KEEP_EQUAL if density else 0 for density in self.density]
         if self.exact:
             for position, cutoff in (yield from cut_equals(selections, inputs)).items():
                 cutoffs[position] = cutoff
-        return Cut(
-            tuple(selections[position].bits if position in selections else 0 for position in range(len(self.density))),
-            tuple(cutoffs),
-        )
+        for position, selection in selections.items():
+            thresholds[position] = selection.bits
+        return Cut(tuple(thresholds), tuple(cutoffs))
 
     def _rank(self, density: float, numel: int) -> int:
         kept = int(density * numel)

@@ -129,6 +129,7 @@ def test_a_mask_is_its_definition() -> None:
     for mask, keep, factor in (
         (Mask(two, 2000, three, 1500), in_band, 1.0),
         (Mask(chance=0.375, key=77, factor=None), uniform < 0.375, 1 / 0.375),
+        (Mask(chance=0, key=77, factor=None), uniform < 0, 1.0),
         (Mask(chance=chances, key=77, factor=None), uniform < chances, 1 / chances.astype(np.float64)),
         (Mask(two, 2000, three, 1500, chances, 77, 0.5), in_band & (uniform < chances), 0.5),
         (Mask(chance=ByRank(0.3, 0.7, 750), key=77, factor=None), uniform < ranked, 1 / ranked.astype(np.float64)),
@@ -154,7 +155,7 @@ def test_rows_are_ranked_before_they_are_overwritten(width: int) -> None:
 
 def test_chances_and_options_are_checked() -> None:
     values = np.zeros(4, np.float32)
-    refused: list[Any] = [0.0, 1.5, np.zeros(4), np.zeros(3, np.float32), ByRank(0.0, 0.5, 2), ByRank(0.5, 1.5, 2)]
+    refused: list[Any] = [-0.1, 1.5, np.zeros(4), np.zeros(3, np.float32), ByRank(0.0, 0.5, 2), ByRank(0.5, 1.5, 2)]
     for chance in refused:
         with pytest.raises(ValueError, match="chance"):
             sparse_combine(values, values, [values], [1.0], [Mask(chance=chance)], 0)

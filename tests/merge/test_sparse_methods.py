@@ -289,6 +289,24 @@ def test_the_consensus_modifier_lets_the_method_look_at_names_before_the_merge(b
         plan(recipe, settings=Settings())
 
 
+@pytest.mark.parametrize("compat", [None, "mergekit"])
+@pytest.mark.parametrize(
+    "method", ["ties", "dare_linear", "dare_ties", "della_linear", "della", "breadcrumbs", "breadcrumbs_ties"]
+)
+def test_a_model_of_density_0_adds_as_little_as_the_base(bench: Any, method: str, compat: str | None) -> None:
+    paths, weights = bench.family(3)
+    said: dict[str, Any] = {"seed": 3} if compat is None else {"seed": 3, "compat": compat}
+    densities = [{"density": density, "weight": weight} for density, weight in zip((0.5, 0, 1), WEIGHTS, strict=True)]
+    dropped = bench.merge(bench.recipe(method, paths, per_model=densities, **said), "dropped")
+    densities[1] = {"density": 1, "weight": WEIGHTS[1]}
+    alike = bench.recipe(method, [*paths[:2], paths[0], paths[3]], per_model=densities, **said)
+    for name, tensor in bench.merge(alike, "alike").items():
+        np.testing.assert_array_equal(dropped[name], tensor, name)
+    nothing = bench.merge(bench.recipe(method, paths, parameters={"density": [0, 0]}, **said), "nothing")
+    for name, tensor in weights[0].items():
+        np.testing.assert_array_equal(nothing[name], tensor, name)
+
+
 @pytest.mark.parametrize(
     ("method", "parameters", "said"),
     [
@@ -296,7 +314,7 @@ def test_the_consensus_modifier_lets_the_method_look_at_names_before_the_merge(b
         ("breadcrumbs", {"weight": 0.0, "normalize": True}, "sum to 0"),
         ("della", {"density": 0.1}, "epsilon below 0.1"),
         ("della_linear", {"density": 0.9, "epsilon": 0.2}, "outside 0..1"),
-        ("dare_ties", {"density": 0}, "greater than 0"),
+        ("dare_ties", {"density": -0.1}, "greater than or equal to 0"),
         ("breadcrumbs", {"gamma": 1}, "less than 1"),
         ("nearswap", {"t": 0}, "greater than 0"),
         ("consensus_ta", {"min_agree": -1}, "greater than or equal to 0"),

@@ -95,8 +95,9 @@ def _pair(module: str, rank: int, i: int, o: int) -> Shapes:
 
 
 LORA: dict[str, Any] = {
-    "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj", "embed_tokens"], "bias": "none",
-    "task_type": "CAUSAL_LM", "base_model_name_or_path": "acme/base", "auto_mapping": None, "inference_mode": True,
+    "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj", "embed_tokens"],
+    "bias": "none", "task_type": "CAUSAL_LM", "base_model_name_or_path": "acme/base", "auto_mapping": None,
+    "inference_mode": True,
 }  # fmt: skip
 ADAPTERS: tuple[tuple[dict[str, Any], Shapes], ...] = (
     (LORA, _pair(Q, 2, HIDDEN, HIDDEN) | _pair(DOWN, 2, WIDE, HIDDEN)),
