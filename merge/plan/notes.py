@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from graftwork.merge.models.readers import Reader
 from graftwork.merge.plan.tensor_plan import TensorPlan
 from graftwork.merge.recipe.recipe import Recipe
 
 EVERY = "*"
+logger = logging.getLogger(__name__)
+_told: ContextVar[set[str] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def telling_once() -> Iterator[None]:
+    """Within the block no note is told twice: a recipe of several documents is planned as a whole and in parts."""
+    if _told.get() is not None:
+        yield
+        return
+    token = _told.set(set())
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def tell(recipe: Recipe, donor: Reader | None, tensors: Iterable[TensorPlan]) -> None:
+    """Log what `notes` has to say of a merge."""
+    told = _told.get()
+    for note in notes(recipe, donor, tensors):
+        if told is None or note not in told:
+            logger.warning(note)
+        if told is not None:
+            told.add(note)
 
 
 def notes(recipe: Recipe, donor: Reader | None, tensors: Iterable[TensorPlan]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from graftwork.merge.output.shards import Shard, split_into_shards, tensor_bytes
 from graftwork.merge.output.writer import check_room, check_target
 from graftwork.merge.plan.inputs import Inputs, find_inputs
 from graftwork.merge.plan.local_files import refuse_local_files
-from graftwork.merge.plan.notes import notes
+from graftwork.merge.plan.notes import tell, telling_once
 from graftwork.merge.plan.task_vector import with_task_vectors
 from graftwork.merge.plan.tensor_plan import Operand, TensorPlan, open_readers, plan_tensors, read_by_section
 from graftwork.merge.recipe.recipe import ModelEntry, Recipe
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from graftwork.merge.plan.adapter_plan import AdapterPlan
     from graftwork.registry.registry import Registry
 
-logger = logging.getLogger(__name__)
 __all__ = ["Operand", "Plan", "TensorPlan", "plan"]
 
 LONGEST_SLICE = 8 * GRAIN
@@ -129,7 +127,7 @@ def plan(
     if recipe.steps and steps is None:
         from graftwork.merge.run.steps import rehearsed
 
-        with rehearsed(recipe, settings=settings, registry=registry, paths=paths) as found:
+        with telling_once(), rehearsed(recipe, settings=settings, registry=registry, paths=paths) as found:
             return plan(recipe, settings=settings, registry=registry, out=out, paths=paths, steps=found)
     method = find_method(recipe.merge_method)
     lines = find_lines(recipe)
@@ -180,8 +178,7 @@ def _plan_models(recipe: Recipe, method: Method, lines: Lines | None, settings: 
     sources, roles = read_by_section(inputs, readers, tokenizer, finder)
     tensors = plan_tensors(recipe, inputs, sources, roles)
     _check_model_statistics(tensors)
-    for note in notes(recipe, next((reader for reader in readers if reader.origin == donor), None), tensors):
-        logger.warning(note)
+    tell(recipe, next((reader for reader in readers if reader.origin == donor), None), tensors)
     described = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
     element_bytes = max((_element_bytes(tensor, lines, sources) for tensor in tensors), default=1)
     longest = LONGEST_SLICE

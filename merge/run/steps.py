@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from graftwork.errors import GraftworkError, InvalidRecipe, OutputBusy
 from graftwork.merge.plan.identity import identity
+from graftwork.merge.plan.notes import telling_once
 from graftwork.merge.plan.plan import Plan, plan
 from graftwork.merge.recipe.recipe import Recipe
 from graftwork.merge.run.folder.companions import write_companions
@@ -60,17 +61,18 @@ def carried_out(
     if not recipe.steps:
         yield {}
         return
-    plan(recipe, settings=settings, registry=registry, out=out, paths=paths).close()
-    root = out.absolute().with_name(out.name + FOLDER)
-    root.mkdir(parents=True, exist_ok=True)
-    try:
-        yield _carry_out(recipe, root, settings, registry, progress, paths)
-    except OutputBusy:
-        raise
-    except GraftworkError:
+    with telling_once():
+        plan(recipe, settings=settings, registry=registry, out=out, paths=paths).close()
+        root = out.absolute().with_name(out.name + FOLDER)
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            yield _carry_out(recipe, root, settings, registry, progress, paths)
+        except OutputBusy:
+            raise
+        except GraftworkError:
+            shutil.rmtree(root, ignore_errors=True)
+            raise
         shutil.rmtree(root, ignore_errors=True)
-        raise
-    shutil.rmtree(root, ignore_errors=True)
 
 
 def _carry_out(

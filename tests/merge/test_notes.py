@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from graftwork.merge.plan.plan import plan
+from graftwork.merge.recipe.recipe import load_recipe
 from graftwork.settings import Settings
+
+IDLE = "The filter 'self_atn' meets no tensor: none of their names contains it."
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def told(bench: Any, caplog: pytest.LogCaptureFixture) -> Any:
 
 def test_a_filter_that_meets_no_tensor_is_told(told: Any) -> None:
     choices = [{"filter": "mlp", "value": [0, 1]}, {"filter": "self_atn", "value": 1}, {"filter": "*", "value": 0.5}]
-    assert told(choices, {}) == ["The filter 'self_atn' meets no tensor: none of their names contains it."]
+    assert told(choices, {}) == [IDLE]
 
 
 def test_a_result_without_configuration_is_told(told: Any) -> None:
@@ -46,3 +50,21 @@ def test_a_result_without_configuration_is_told(told: Any) -> None:
 def test_code_that_does_not_come_along_is_told(told: Any, auto_map: dict[str, str], count: int) -> None:
     notes = told(1, {"auto_map": auto_map})
     assert [" names modeling_own.py: " in note for note in notes] == [True] * count
+
+
+def test_what_several_documents_have_in_common_is_told_once(bench: Any, caplog: pytest.LogCaptureFixture) -> None:
+    paths, _ = bench.family(2)
+    average = {"merge_method": "linear", "parameters": {"weight": [{"filter": "self_atn", "value": 1}, {"value": 1}]}}
+    documents = [
+        {**average, "name": "first", "models": [{"model": path} for path in paths[:2]]},
+        {**average, "name": "second", "models": [{"model": "first"}, {"model": paths[2]}]},
+        {"merge_method": "passthrough", "models": [{"model": "second"}]},
+    ]
+    recipe = load_recipe(yaml.safe_dump_all(documents))
+    for _ in range(2):
+        caplog.clear()
+        plan(recipe, settings=Settings()).close()
+        assert [record.message for record in caplog.records] == [IDLE]
+    caplog.clear()
+    bench.merge(recipe)
+    assert [record.message for record in caplog.records] == [IDLE]
