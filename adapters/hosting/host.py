@@ -209,7 +209,8 @@ class Host:
             _deliver(Admission(engine, leased.result(), target), future)
 
     def _refuse_barred(self, target: Target, model: str) -> None:
-        if not target.digests.isdisjoint(self._barred):
+        known = target.digests & self._barred  # it may be over: only the registry knows at once
+        if known and self._registry.marks.barred(known):
             raise ModelNotFound(model=model, reason="this version was withdrawn, or is quarantined")
 
     def _target_of(self, version: Version) -> Target | None:

@@ -6,11 +6,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import exists, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from graftwork.registry.db import Database
-from graftwork.registry.tables import AliasMoveRow, ArtifactRow, AuditRow, MarkRow, VersionRow
+from graftwork.registry.tables import AliasMoveRow, ArtifactRow, AuditRow
+from graftwork.registry.versions.marks import barred
 
 INTENT: Final = "alias.intend"
 """The action of an audit entry that says, before an engine is asked to load anything, where an alias is to move."""
@@ -53,7 +54,7 @@ class Watch:
     def poll(self) -> Changes:
         """What happened since the last call."""
         with self._database.read() as session:
-            return Changes(tuple(self._changes(session)), self._barred(session))
+            return Changes(tuple(self._changes(session)), barred(session))
 
     def _changes(self, session: Session) -> list[AliasChange]:
         found = [*self._intents(session), *self._moves(session)]
@@ -88,10 +89,3 @@ class Watch:
             for row, key in rows
             if row.after is not None
         ]
-
-    def _barred(self, session: Session) -> frozenset[str]:
-        twin = aliased(VersionRow)
-        is_marked = exists().where(MarkRow.version_id == twin.id)
-        has_free_twin = exists().where(twin.digest == VersionRow.digest, ~is_marked)
-        query = select(VersionRow.digest).join(MarkRow, MarkRow.version_id == VersionRow.id).where(~has_free_twin)
-        return frozenset(session.scalars(query))

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, insert, literal, null, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from graftwork.errors import InvalidRequest, VersionInUse, VersionQuarantined, VersionWithdrawn
 from graftwork.registry.access.access import require, shown, shown_version
@@ -198,10 +198,24 @@ class Marks:
             if mark is not None:
                 require_usable(session, mark.version_id)
 
+    def barred(self, digests: Iterable[str]) -> frozenset[str]:
+        """Those of these versions that must not be served: withdrawn or quarantined, under every name they have."""
+        with self._database.read() as session:
+            return barred(session, VersionRow.digest.in_(set(digests)))
+
     def require_usable(self, version: Version) -> None:
         """Raise VersionQuarantined or VersionWithdrawn unless the version may be served, merged and pointed at."""
         with self._database.read() as session:
             require_usable(session, _id(session, version))
+
+
+def barred(session: Session, *conditions: ColumnElement[bool]) -> frozenset[str]:
+    """The digests that must not be served, of all versions or of those for which the conditions hold."""
+    twin = aliased(VersionRow)
+    is_marked = exists().where(MarkRow.version_id == twin.id)
+    has_free_twin = exists().where(twin.digest == VersionRow.digest, ~is_marked)
+    query = select(VersionRow.digest).join(MarkRow, MarkRow.version_id == VersionRow.id)
+    return frozenset(session.scalars(query.where(~has_free_twin, *conditions)))
 
 
 def require_usable(session: Session, version_id: int) -> None:

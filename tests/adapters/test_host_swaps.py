@@ -14,7 +14,7 @@ from graftwork.adapters.hosting import engines
 from graftwork.adapters.hosting.admission import give_back
 from graftwork.adapters.hosting.host import Admission, Host
 from graftwork.adapters.hosting.watcher import follow_change, follow_once, run_watcher
-from graftwork.errors import InvalidRequest, ModelNotFound, NoAdapterCapacity, NotFound, Overloaded
+from graftwork.errors import InvalidRequest, ModelNotFound, NoAdapterCapacity, NotFound, Overloaded, VersionQuarantined
 from graftwork.registry.catalog.watch import Watch
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
@@ -117,6 +117,24 @@ def test_of_an_expert_set_with_tasks_what_is_kept_is_what_serves_it(
     assert [(each.digest, each.kept) for each in residency.occupants] == [(first, True)]
     assert host.let_go("team/set@v1")
     assert [each.kept for each in residency.occupants] == [False]
+
+
+def test_a_version_whose_quarantine_was_lifted_is_served_at_once(
+    host: Host, registry: Registry, versions: dict[str, Version]
+) -> None:
+    watch, version = Watch(registry.database), versions["attention"]
+    before = host.admit("team/skill@prod")
+    expected = answer(before)
+    before.release()
+    registry.marks.quarantine(version, actor="test", reason="a doubt")
+    follow_once(registry, host, watch)
+    with pytest.raises(VersionQuarantined):
+        host.admit("team/skill@prod")
+    registry.marks.lift(version, actor="test", reason="fine")
+    after = host.admit("team/skill@prod")  # before the next look at the registry
+    assert answer(after) == expected
+    after.release()
+    host.prepare(version)
 
 
 def test_a_withdrawn_version_takes_no_requests_and_ends_those_it_has_in_time(
