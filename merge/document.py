@@ -65,6 +65,12 @@ OF_RECIPES = (
         "without a base_model, mergekit takes any of the models, another in each run. Here it is the first.",
     ),
     (
+        "named chat templates",
+        "mergekit's `llama3` adds line breaks between turns, its `exaone` also inside them, and its `alpaca` has no "
+        "line break before the response. Here they are as the models' authors describe them; mistral and chatml are "
+        "the same.",
+    ),
+    (
         "names of models",
         "ORG/NAME is a reference to the registry, unless there is such a folder; a model of the Hub is written "
         "hf:ORG/NAME.",

@@ -246,7 +246,63 @@ def test_chat_templates(tmp_path: Path, wanted: str, expected: str) -> None:
     assert expected in AutoTokenizer.from_pretrained(out).chat_template
 
 
-@pytest.mark.parametrize(("wanted", "said"), [("llama3", "llama3 is not built in"), ("A", "has no chat template")])
+TURNS = {
+    "llama3": (
+        "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>",
+        "<s>",
+        "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "Ho<|eot_id|>",
+    ),
+    "mistral": ("<s> [INST] Be brief.\n\nHi [/INST]", "<s> [INST] Hi [/INST]", "", "", " Ho</s>"),
+    "alpaca": (
+        "Be brief.\n\n",
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n",
+        "### Instruction:\nHi\n\n",
+        "### Response:\n",
+        "Ho</s>\n\n",
+    ),
+    "exaone": (
+        "[|system|]Be brief.[|endofturn|]\n",
+        "[|system|][|endofturn|]\n",
+        "[|user|]Hi\n",
+        "[|assistant|]",
+        "Ho[|endofturn|]\n",
+    ),
+    "chatml": (
+        "<|im_start|>system\nBe brief.<|im_end|>\n",
+        "",
+        "<|im_start|>user\nHi<|im_end|>\n",
+        "<|im_start|>assistant\n",
+        "Ho<|im_end|>\n",
+    ),
+}
+"""By format: what a system prompt begins with, a conversation without one, a question, an answer, and its end."""
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_named_chat_templates_are_the_formats_of_their_models(tmp_path: Path, name: str) -> None:
+    model = write(tmp_path / "x", [*A, "</s>"], 0)
+    settings = Path(model, "tokenizer_config.json")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"bos_token": "<s>", "eos_token": "</s>"}))
+    tokenizer = AutoTokenizer.from_pretrained(merged(tmp_path, [model], chat_template=name))
+    system, alone, asked, answering, answered = TURNS[name]
+    prompt, question, answer = (
+        {"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", "Hi"), ("assistant", "Ho"))
+    )
+
+    def said(*turns: dict[str, str], ask: bool = False) -> str:
+        return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=ask))
+
+    assert said(question, ask=True) == alone + asked + answering
+    assert said(prompt, question, ask=True) == system + asked + answering
+    again = (" [INST] Hi [/INST]" if name == "mistral" else asked) + answering
+    assert said(prompt, question, answer, question, ask=True) == system + asked + answering + answered + again
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"), [("vicuna", "it is 'vicuna'; accepted are auto, alpaca, chatml"), ("A", "has no chat template")]
+)
 def test_a_chat_template_that_is_not_there(tmp_path: Path, pair: tuple[str, str], wanted: str, said: str) -> None:
     with pytest.raises(InvalidRecipe, match=said):
         merged(tmp_path, [pair[0]], chat_template=pair[0] if wanted == "A" else wanted)
