@@ -54,8 +54,13 @@ class EncoderEngine:
     the caller steps.
     """
 
-    def __init__(self, checkpoint: EncoderCheckpoint, settings: Settings) -> None:
-        """Takes over the checkpoint's model. Raises InvalidCheckpoint when packed batches would not compute it."""
+    def __init__(
+        self, checkpoint: EncoderCheckpoint, settings: Settings, *, headless: str = "no classification head"
+    ) -> None:
+        """Takes over the checkpoint's model; `headless` is what it has where it has no classification head.
+
+        Raises InvalidCheckpoint when packed batches would not compute it.
+        """
         self.tokenizer: PreTrainedTokenizerBase = checkpoint.tokenizer
         self.config: PreTrainedConfig = checkpoint.model.config
         self.pooling: Pooling = checkpoint.pooling
@@ -76,7 +81,7 @@ class EncoderEngine:
         self._probes = texts(checkpoint, positions)
         self.residency = Residency(attachments, self._probe, base_name=checkpoint.name, limits=Limits.of(settings))
         self._checkpoint = checkpoint
-        self._headless = "no classification head"
+        self._headless = headless
         self._budget = settings.encoder_tokens
         turns = Turns(settings.fair_tokens, parse_weights(settings.tenant_weights))
         self._queue = FairQueue(turns, max_waiting=settings.max_queue)
@@ -104,8 +109,7 @@ class EncoderEngine:
             return cls(load_encoder(folder, name=name, device=device, dtype=dtype), settings)
         except InvalidCheckpoint as error:
             without = load_encoder(folder, name=name, device=device, dtype=dtype, with_head=False)
-            engine = cls(without, settings)
-            engine._headless = "no classification head that the embedded engine can compute"
+            engine = cls(without, settings, headless="no classification head that the embedded engine can compute")
             logger.warning("%s is served without its classification head: %s", name, error)
             return engine
 

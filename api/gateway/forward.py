@@ -18,6 +18,7 @@ from graftwork.adapters.fleet.host import Target
 from graftwork.adapters.fleet.wire import ANSWER_TIMEOUT, message, said
 from graftwork.api.gateway.relay import ModelName, Relay, Usage
 from graftwork.api.inference.admission import VERSION_HEADER
+from graftwork.api.streams.bodies import parse_object, read_body
 from graftwork.api.streams.disconnect import gone
 from graftwork.errors import EngineUnavailable, InvalidRequest, Overloaded
 
@@ -61,17 +62,9 @@ class Asked:
 
 
 async def read(request: Request) -> Asked:
-    """The request that a client sent. Raises InvalidRequest."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise InvalidRequest(field="body", reason=f"it is longer than {MAX_BODY_BYTES} bytes")
-    try:
-        told = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(field="body", reason=f"it is not JSON ({error})") from None
-    if not isinstance(told, dict) or not isinstance(told.get("model"), str):
+    """The request that a client sent. Raises InvalidRequest, TooLarge, ClientDisconnect."""
+    told = parse_object(await read_body(request, limit=MAX_BODY_BYTES))
+    if not isinstance(told.get("model"), str):
         raise InvalidRequest(field="model", reason="expected the name of a model")
     return Asked(told, request.url.path)
 

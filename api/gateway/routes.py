@@ -18,8 +18,8 @@ from graftwork.adapters.fleet.wire import credentials
 from graftwork.api.dependencies.allowance import reserving
 from graftwork.api.dependencies.services import ServicesDep, fleet_of
 from graftwork.api.gateway.forward import forward, read
+from graftwork.api.streams.disconnect import CLIENT_GONE
 
-CLIENT_GONE = 499
 CONNECTIONS = httpx.Limits(max_connections=None, max_keepalive_connections=256)
 BODY: dict[str, Any] = {
     "requestBody": {

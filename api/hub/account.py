@@ -9,10 +9,11 @@ from urllib.parse import urlencode
 from fastapi.responses import JSONResponse, Response
 
 from graftwork.api.dependencies.auth import LOCAL_OWNER
-from graftwork.api.hub.bodies import parse_object, text
+from graftwork.api.hub.bodies import text
 from graftwork.api.hub.call import Call
 from graftwork.api.hub.paths import RESERVED
 from graftwork.api.hub.reading import summary
+from graftwork.api.streams.bodies import parse_object
 from graftwork.errors import ArtifactNotFound, InvalidRequest, RepositoryExists
 from graftwork.registry.access.grants import EVERYWHERE, Scope
 from graftwork.registry.refs import Name

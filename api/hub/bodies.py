@@ -1,42 +1,16 @@
-"""Bodies of requests, read with a limit, and the JSON in them."""
+"""What is in the bodies of the Hub's requests: forms, and fields of JSON objects."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.requests import ClientDisconnect, Request
-
-from graftwork.errors import InvalidRequest, TooLarge
+from graftwork.errors import InvalidRequest
 
 MAX_BODY_BYTES = 4 << 20
+"""Of requests that carry no file."""
 MAX_TEXT = 4096
 MAX_FIELDS = 1000
-
-
-async def read_body(request: Request, *, limit: int = MAX_BODY_BYTES) -> bytes:
-    """The whole body, at most `limit` bytes of it. Raises TooLarge, InvalidRequest."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise TooLarge(what="The request", actual="more bytes", limit=f"{limit} bytes")
-    except ClientDisconnect:
-        raise InvalidRequest(field="body", reason="the client went away before it was complete") from None
-    return bytes(body)
-
-
-def parse_object(body: bytes, field: str = "body") -> dict[str, Any]:
-    """The JSON object in `body`. Raises InvalidRequest."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        raise InvalidRequest(field=field, reason="it is not JSON") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest(field=field, reason="it is not a JSON object")
-    return value
 
 
 def parse_form(body: bytes) -> dict[str, list[str]]:

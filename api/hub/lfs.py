@@ -9,13 +9,13 @@ from typing import Any
 
 from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from starlette.requests import ClientDisconnect, Request
 
 from graftwork.api.hub import signing
-from graftwork.api.hub.bodies import parse_object, read_body, size_of
+from graftwork.api.hub.bodies import MAX_BODY_BYTES, size_of
 from graftwork.api.hub.call import Call
 from graftwork.api.hub.paths import XET_ADVICE
 from graftwork.api.hub.signing import Grant
+from graftwork.api.streams.bodies import parse_object, read_body
 from graftwork.api.uploads.bodies import batches
 from graftwork.errors import InvalidRequest, TooLarge
 from graftwork.registry.arrivals.objects import Incoming, Objects
@@ -84,7 +84,8 @@ async def receive(call: Call) -> Response:
     if announced.isdecimal() and int(announced) > grant.size:
         raise TooLarge(what="The upload", actual=f"{announced} bytes", limit=f"{grant.size} bytes")
     async with contextmanager_in_threadpool(objects.incoming(grant.size)) as incoming:
-        await _fill(incoming, call.request)
+        async for data in batches(call.request.stream()):
+            await run_in_threadpool(incoming.write, data)
         digest = await run_in_threadpool(_keep, objects, incoming, grant)
     return Response(status_code=200, headers={"ETag": f'"{digest}"'})
 
@@ -101,18 +102,10 @@ async def complete(call: Call) -> Response:
     grant = signing.verify(call.registry.home, call.place.path)
     if not grant.parts:
         raise InvalidRequest(field="body", reason="this object is sent whole, by PUT")
-    parse_object(await read_body(call.request))
+    parse_object(await read_body(call.request, limit=MAX_BODY_BYTES))
     objects = Objects(call.registry.home, Name.parse(grant.key))
     await run_in_threadpool(objects.complete, grant.oid, grant.size, grant.parts)
     return JSONResponse({"success": True})
-
-
-async def _fill(incoming: Incoming, request: Request) -> None:
-    try:
-        async for data in batches(request.stream()):
-            await run_in_threadpool(incoming.write, data)
-    except ClientDisconnect:
-        raise InvalidRequest(field="body", reason="the client went away before it was complete") from None
 
 
 def xet(call: Call) -> Response:

@@ -8,10 +8,11 @@ from urllib.parse import quote, urlencode
 
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-from graftwork.api.hub.bodies import parse_form, parse_object
+from graftwork.api.hub.bodies import parse_form
 from graftwork.api.hub.call import Call
 from graftwork.api.hub.card import card_data
 from graftwork.api.hub.entries import Entry, described, entries, folder, sibling
+from graftwork.api.streams.bodies import parse_object
 from graftwork.errors import ArtifactNotFound, EntryNotFound, InvalidRequest
 from graftwork.registry.arrivals.repositories import COMMIT, View
 from graftwork.registry.versions.version import Version

@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import URLPath
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
@@ -21,10 +21,12 @@ from starlette.types import Receive, Scope, Send
 from graftwork.api.dependencies.auth import NOBODY_ASKED, identify
 from graftwork.api.dependencies.services import Services
 from graftwork.api.hub import account, lfs, reading, tagging, writing
-from graftwork.api.hub.bodies import read_body
+from graftwork.api.hub.bodies import MAX_BODY_BYTES
 from graftwork.api.hub.call import Call
 from graftwork.api.hub.failures import failure, refused
 from graftwork.api.hub.paths import Place, parse_path
+from graftwork.api.streams.bodies import read_body
+from graftwork.api.streams.disconnect import CLIENT_GONE
 from graftwork.errors import EntryNotFound, GraftworkError
 from graftwork.registry.access.access import access
 
@@ -110,8 +112,10 @@ async def _answer(request: Request, place: Place) -> Response:
         if stream is not None:
             return await stream(Call(request, services, principal, place))
         assert operation is not None  # noqa: S101
-        body = b"" if method == "GET" else await read_body(request)
+        body = b"" if method == "GET" else await read_body(request, limit=MAX_BODY_BYTES)
         return await run_in_threadpool(operation, Call(request, services, principal, place, body))
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_GONE)
     except GraftworkError as error:
         revision = str(error.fields["revision"]) if isinstance(error, EntryNotFound) else None
         return failure(error, has_token="authorization" in request.headers, revision=revision)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi.responses import Response
 
-from graftwork.api.hub.bodies import parse_object, text
+from graftwork.api.hub.bodies import text
 from graftwork.api.hub.call import Call
+from graftwork.api.streams.bodies import parse_object
 from graftwork.errors import AliasConflict, InvalidRequest
 from graftwork.registry.refs import check_alias
 

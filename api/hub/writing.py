@@ -12,10 +12,11 @@ from fastapi.concurrency import contextmanager_in_threadpool, run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from graftwork.api.hub.bodies import parse_object, size_of, text
+from graftwork.api.hub.bodies import size_of, text
 from graftwork.api.hub.call import Call
 from graftwork.api.hub.entries import git_blob
 from graftwork.api.hub.lfs import OID
+from graftwork.api.streams.bodies import parse_object
 from graftwork.errors import InvalidRequest, TooLarge
 from graftwork.registry.arrivals.objects import Objects
 from graftwork.registry.arrivals.repositories import SPELLINGS

@@ -12,6 +12,8 @@ from starlette.types import Receive
 from graftwork.errors import Cancelled
 
 T = TypeVar("T")
+CLIENT_GONE = 499
+"""The status of what nobody waits for any more."""
 
 
 async def gone(receive: Receive) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from graftwork.api.dependencies.auth import LOCAL_OWNER
+from graftwork.api.gateway import forward
 from graftwork.api.gateway.relay import Usage
 from graftwork.api.middleware.limits import Rates
 from graftwork.testing.vllm_double import TOKENS, Double, event
@@ -31,6 +32,16 @@ def test_a_version_is_asked_for_by_its_digest_and_answered_under_the_clients_nam
     assert answer.json() == {"id": "cmpl-1", "model": "tiny/a@v1", "choices": [{"index": 0, "text": name}]}
     assert answer.headers["X-Graftwork-Version"] == gateway.digest("tiny/a@v1")
     assert [double.asked for double in gateway.doubles if double.asked] == [[name]]
+
+
+def test_a_body_that_is_no_request_is_refused(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "MAX_BODY_BYTES", 100)
+    with gateway.client() as client:
+        answers = [client.post("/v1/completions", content=body) for body in (b"{", b"[]", b"{}", b" " * 101)]
+    assert [answer.status_code for answer in answers] == [400, 400, 400, 413]
+    said = [answer.json()["error"]["message"] for answer in answers]
+    parts = ("it is not JSON", "it is not a JSON object", "the name of a model", "100 bytes")
+    assert all(part in text for part, text in zip(parts, said, strict=True)), said
 
 
 def test_a_stream_passes_byte_for_byte_but_for_the_models_name(gateway: Gateway) -> None:
