@@ -11,9 +11,9 @@
 
 namespace graftwork {
 
-// The words of a block of elements that may begin inside a counter's four; a vector of counters may reach beyond it.
+// The words of a block of elements that may begin inside a counter's four; vectors of counters may reach beyond it.
 struct alignas(64) Words {
-    std::uint32_t values[BLOCK + 128];
+    std::uint32_t values[2 * BLOCK];
 };
 
 constexpr int PHILOX_ROUNDS = 10;
@@ -44,27 +44,38 @@ LEAF void philox_plain(std::uint32_t* RESTRICT words, std::uint64_t key, std::ui
 using Lanes512 = unsigned long long __attribute__((vector_size(64)));
 using Lanes256 = unsigned long long __attribute__((vector_size(32)));
 
+constexpr int ABREAST = 8;  // vectors that are computed side by side: each waits for its multiplications
+
 __attribute__((target("avx512f"))) inline void philox_512(
     std::uint32_t* words, std::uint64_t key, std::uint64_t first, std::int64_t count) {
     const Lanes512 by_first = PHILOX_FIRST + Lanes512{}, by_second = PHILOX_SECOND + Lanes512{};
-    for (std::int64_t j = 0; j < count; j += 8) {
-        Lanes512 c0 = first + static_cast<std::uint64_t>(j) + Lanes512{0, 1, 2, 3, 4, 5, 6, 7};
-        Lanes512 c1 = c0 >> 32, c2 = {}, c3 = {};
+    for (std::int64_t j = 0; j < count; j += 8 * ABREAST) {
+        Lanes512 c0[ABREAST], c1[ABREAST], c2[ABREAST], c3[ABREAST];
+#pragma GCC unroll 8
+        for (int v = 0; v < ABREAST; v++) {
+            c0[v] = first + static_cast<std::uint64_t>(j + 8 * v) + Lanes512{0, 1, 2, 3, 4, 5, 6, 7};
+            c1[v] = c0[v] >> 32, c2[v] = c3[v] = Lanes512{};
+        }
         std::uint32_t k0 = static_cast<std::uint32_t>(key), k1 = static_cast<std::uint32_t>(key >> 32);
 #pragma GCC unroll 10
-        for (int round = 0; round < PHILOX_ROUNDS; round++, k0 += PHILOX_WEYL_LOW, k1 += PHILOX_WEYL_HIGH) {
-            const Lanes512 a = (Lanes512)_mm512_maskz_mul_epu32(0xff, (__m512i)c0, (__m512i)by_first);
-            const Lanes512 b = (Lanes512)_mm512_maskz_mul_epu32(0xff, (__m512i)c2, (__m512i)by_second);
-            c0 = b >> 32 ^ c1 ^ (std::uint64_t{k0} + Lanes512{});
-            c2 = a >> 32 ^ c3 ^ (std::uint64_t{k1} + Lanes512{});
-            c1 = b;
-            c3 = a;
+        for (int round = 0; round < PHILOX_ROUNDS; round++, k0 += PHILOX_WEYL_LOW, k1 += PHILOX_WEYL_HIGH)
+#pragma GCC unroll 8
+            for (int v = 0; v < ABREAST; v++) {
+                const Lanes512 a = (Lanes512)_mm512_maskz_mul_epu32(0xff, (__m512i)c0[v], (__m512i)by_first);
+                const Lanes512 b = (Lanes512)_mm512_maskz_mul_epu32(0xff, (__m512i)c2[v], (__m512i)by_second);
+                c0[v] = b >> 32 ^ c1[v] ^ (std::uint64_t{k0} + Lanes512{});
+                c2[v] = a >> 32 ^ c3[v] ^ (std::uint64_t{k1} + Lanes512{});
+                c1[v] = b;
+                c3[v] = a;
+            }
+#pragma GCC unroll 8
+        for (int v = 0; v < ABREAST; v++) {
+            const Lanes512 x = (c0[v] & 0xffffffff) | c1[v] << 32, y = (c2[v] & 0xffffffff) | c3[v] << 32;
+            const Lanes512 front = __builtin_shuffle(x, y, Lanes512{0, 8, 1, 9, 2, 10, 3, 11});
+            const Lanes512 back = __builtin_shuffle(x, y, Lanes512{4, 12, 5, 13, 6, 14, 7, 15});
+            std::memcpy(words + 4 * (j + 8 * v), &front, sizeof front);
+            std::memcpy(words + 4 * (j + 8 * v) + 16, &back, sizeof back);
         }
-        const Lanes512 x = (c0 & 0xffffffff) | c1 << 32, y = (c2 & 0xffffffff) | c3 << 32;
-        const Lanes512 front = __builtin_shuffle(x, y, Lanes512{0, 8, 1, 9, 2, 10, 3, 11});
-        const Lanes512 back = __builtin_shuffle(x, y, Lanes512{4, 12, 5, 13, 6, 14, 7, 15});
-        std::memcpy(words + 4 * j, &front, sizeof front);
-        std::memcpy(words + 4 * j + 16, &back, sizeof back);
     }
 }
 
