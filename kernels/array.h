@@ -38,6 +38,11 @@ inline float float_of_bfloat16(std::uint16_t value) {
     return wide;
 }
 
+// Not std::fill: for so few it would be inlined as a string instruction, which starts slowly.
+[[maybe_unused]] LEAF void clear(float* values, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j++) values[j] = 0.f;
+}
+
 // A scratch buffer, aligned so that no vector load crosses a cache line.
 struct alignas(64) Block {
     float values[BLOCK];

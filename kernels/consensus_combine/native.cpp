@@ -64,7 +64,7 @@ void consensus_combine(
     for (std::int64_t first = 0; first < out.size; first += BLOCK) {
         const std::int64_t count = std::min(BLOCK, out.size - first);
         const float* origin = base.read(first, count, base_scratch);
-        std::fill(sum, sum + count, 0.f);
+        clear(sum, count);
         std::fill(agreeing, agreeing + count, 0);
         for (std::size_t i = 0; i < inputs.size(); i++)
             subtract_and_add(differences[i].values, sum, inputs[i].read(first, count, x_scratch), origin, count);

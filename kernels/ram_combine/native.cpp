@@ -55,7 +55,7 @@ void ram_combine(
     for (std::int64_t first = 0; first < out.size; first += BLOCK) {
         const std::int64_t count = std::min(BLOCK, out.size - first);
         const float* origin = base.read(first, count, base_scratch);
-        for (float* sum : {shared, alone, many}) std::fill(sum, sum + count, 0.f);
+        for (float* sum : {shared, alone, many}) clear(sum, count);
         for (std::size_t i = 0; i < inputs.size(); i++) {
             const float* x = inputs[i].read(first, count, x_scratch);
             add_counted(shared, alone, many, x, origin, epsilon, boosts[i], count);

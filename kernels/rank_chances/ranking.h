@@ -23,9 +23,11 @@ constexpr std::int64_t CROWDED = 8;  // one element in so many with an odd code:
 constexpr std::int64_t GROUP = 16;  // elements that are searched for odd codes at one time
 
 // Counts by bin, or the ranks at which they begin, of each half of a row: side by side, because neighbours often fall
-// into one bin and would wait for each other.
+// into one bin and would wait for each other. A line between them, because processors take addresses that are 4096
+// bytes apart for one: so a bin is told from its twin by an odd bin, and those are rare.
 struct Tables {
     alignas(64) Count front[BINS];
+    Count between[STRIPES];
     alignas(64) Count back[BINS];
 };
 

@@ -162,7 +162,7 @@ void sparse_combine(
     for (std::int64_t first = 0; first < out.size; first += BLOCK) {
         const std::int64_t count = std::min(BLOCK, out.size - first);
         const float* origin = base.read(first, count, base_scratch);
-        std::fill(ballots, ballots + count, 0.f);
+        clear(ballots, count);
         for (std::size_t i = 0; i < inputs.size(); i++) {
             const float* x = inputs[i].read(first, count, x_scratch);
             const float* chances = sieves[i].chances(ranking, inputs[i], origins, first, count);

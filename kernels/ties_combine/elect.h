@@ -97,8 +97,8 @@ struct Election {
     // Combine the differences of a block that agree with the sign of their `ballots`; the result is in `total`.
     void settle(
         const std::vector<Block>& differences, const float* ballots, const float* base, std::int64_t count) {
-        std::fill(total, total + count, 0.f);
-        std::fill(divisor, divisor + count, 0.f);
+        clear(total, count);
+        clear(divisor, count);
         for (std::size_t i = 0; i < weights.size(); i++) {
             const float* difference = differences[i].values;
             if (largest)

@@ -26,7 +26,7 @@ void ties_combine(
     for (std::int64_t first = 0; first < out.size; first += BLOCK) {
         const std::int64_t count = std::min(BLOCK, out.size - first);
         const float* origin = base.read(first, count, base_scratch);
-        std::fill(ballots, ballots + count, 0.f);
+        clear(ballots, count);
         for (std::size_t i = 0; i < inputs.size(); i++) {
             const float* x = inputs[i].read(first, count, x_scratch);
             const Trim trim{thresholds[i], cutoffs[i], election.ballot_weights[i]};

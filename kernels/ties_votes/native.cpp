@@ -26,7 +26,7 @@ std::int64_t ties_votes(
     for (std::int64_t first = 0; first < base.size; first += BLOCK) {
         const std::int64_t count = std::min(BLOCK, base.size - first);
         const float* origin = base.read(first, count, base_scratch);
-        std::fill(sum, sum + count, 0.f);
+        clear(sum, count);
         for (std::size_t i = 0; i < inputs.size(); i++) {
             const float* x = inputs[i].read(first, count, x_scratch);
             Trim{thresholds[i], cutoffs[i], 1.f}(difference, sum, x, origin, offset + first, count);

@@ -42,8 +42,8 @@ void variance(const Array& out, const Array& base, const std::vector<Array>& inp
     for (std::int64_t first = 0; first < out.size; first += BLOCK) {
         const std::int64_t count = std::min(BLOCK, out.size - first);
         const float* origin = base.read(first, count, base_scratch);
-        std::fill(mean, mean + count, 0.f);
-        std::fill(squares, squares + count, 0.f);
+        clear(mean, count);
+        clear(squares, count);
         for (std::size_t i = 0; i < inputs.size(); i++)
             subtract_and_add(differences[i].values, mean, inputs[i].read(first, count, x_scratch), origin, count);
         divide(mean, n, count);
