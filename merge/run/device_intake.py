@@ -34,6 +34,7 @@ class DeviceIntake(Intake):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.span = max(self.span, SLICES * self.slice)
+        self.longest = self.slice
         self._accelerator = Accelerator(plan.settings.device)
         self._local = threading.local()
 
@@ -45,10 +46,11 @@ class DeviceIntake(Intake):
         lane = self._lane()
         with lane.drained():
             coming = None
-            for first in range(start, stop, self.slice):
-                slot, piece = coming or self._bring(lane, tensor, first, stop, held)
-                after = first + self.slice
-                coming = self._bring(lane, tensor, after, stop, held) if after < stop else None
+            step = self.step(tensor)
+            for first in range(start, stop, step):
+                slot, piece = coming or self._bring(lane, tensor, first, min(first + step, stop), held)
+                after = first + step
+                coming = self._bring(lane, tensor, after, min(after + step, stop), held) if after < stop else None
                 with lane.working_on(slot):
                     yield piece
 
@@ -79,8 +81,7 @@ class DeviceIntake(Intake):
         """Call `then` with a slice of the output once it is in host memory: at the latest when its span ends."""
         self._lane().fetch(out, tensor.dtype, then)
 
-    def _bring(self, lane: Lane, tensor: TensorPlan, first: int, stop: int, held: Held | None) -> tuple[Slot, Slice]:
-        last = min(first + self.slice, stop)
+    def _bring(self, lane: Lane, tensor: TensorPlan, first: int, last: int, held: Held | None) -> tuple[Slot, Slice]:
         slot = lane.next_slot()
         if held is not None:
             arrays = [array[first:last] for array in held.arrays]

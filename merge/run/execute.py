@@ -171,7 +171,7 @@ class Run:
     ) -> int:
         for tensor, start, stop in bundle:
             if only is not None:
-                start, stop = only, min(only + self.intake.slice, stop)
+                start, stop = only, min(only + self.intake.step(tensor), stop)
             elif held is None:
                 self._look_ahead(tensor, stop)
             for piece in self.intake.slices(tensor, start, stop, held):
@@ -243,23 +243,24 @@ class Run:
         """Everything that is to be done for these tensors, in the calling thread."""
         for tensor in tensors:
             statistic = self._wanted(tensor)
-            held = None
-            if statistic is not None:
-                held = self.intake.hold_alone(tensor)
-                self.measured[tensor.name] = self._measure_held(statistic, tensor, held)
+            held = None if statistic is None else self._measure_alone(statistic, tensor)
             for piece in self.intake.slices(tensor, 0, tensor.numel, held):
                 work(tensor, piece)
         if record:
             self._record((self.positions[tensor.name], 0, tensor.numel) for tensor in tensors)
         return sum(map(operand_bytes, tensors))
 
-    def _measure_held(self, statistic: Statistic[Any], tensor: TensorPlan, held: Held) -> Any:
-        measuring = statistic.measure(Extent(tensor.numel, len(tensor.inputs), tensor.shape, resident=True))
+    def _measure_alone(self, statistic: Statistic[Any], tensor: TensorPlan) -> Held | None:
+        """Measure a tensor in the calling thread. Returns what was read for it, unless it took no pass."""
+        measuring = statistic.measure(self._extent(tensor, resident=True))
+        held = None
         while True:
             try:
                 visit = next(measuring)
             except StopIteration as finished:
-                return finished.value
+                self.measured[tensor.name] = finished.value
+                return held
+            held = held or self.intake.hold_alone(tensor)
             self._observe([(tensor, 0, tensor.numel)], observe=visit.observe, only=visit.only, held=held)
 
     def _spread(self, tensor: TensorPlan, work: Work, *, record: bool) -> Stages:
@@ -267,11 +268,11 @@ class Run:
         statistic = self._wanted(tensor)
         cached = self.intake.is_cached(tensor)
         held = None if statistic is None or cached else self.intake.reserve(tensor)
-        spans = [(tensor, start, min(start + self.intake.span, tensor.numel)) for start in self._starts(tensor)]
+        spans = list(self._spans(tensor))
         if held is not None:
             yield [partial(self._fill, held, *span) for span in spans]
         if statistic is not None:
-            extent = Extent(tensor.numel, len(tensor.inputs), tensor.shape, resident=cached or held is not None)
+            extent = self._extent(tensor, resident=cached or held is not None)
             bundles = [[span] for span in spans]
             self.measured[tensor.name] = yield from self._passes(statistic.measure(extent), bundles, held)
         if record:
@@ -281,8 +282,13 @@ class Run:
             del held
             self.intake.release(tensor)
 
-    def _starts(self, tensor: TensorPlan) -> range:
-        return range(0, tensor.numel, self.intake.span)
+    def _extent(self, tensor: TensorPlan, *, resident: bool) -> Extent:
+        return Extent(tensor.numel, len(tensor.inputs), tensor.shape, resident, self.intake.step(tensor))
+
+    def _spans(self, tensor: TensorPlan) -> Iterator[tuple[TensorPlan, int, int]]:
+        stride = self.intake.stride(tensor)
+        for start in range(0, tensor.numel, stride):
+            yield tensor, start, min(start + stride, tensor.numel)
 
     def _fill(self, held: Held, tensor: TensorPlan, start: int, stop: int) -> int:
         self._look_ahead(tensor, stop)
@@ -307,10 +313,9 @@ class Run:
         bundle: list[tuple[TensorPlan, int, int]] = []
         filled = 0
         for tensor in tensors:
-            for start in self._starts(tensor):
-                stop = min(start + self.intake.span, tensor.numel)
-                bundle.append((tensor, start, stop))
-                filled += max(stop - start, SMALLEST)
+            for span in self._spans(tensor):
+                bundle.append(span)
+                filled += max(span[2] - span[1], SMALLEST)
                 if filled >= self.intake.span:
                     yield bundle
                     bundle, filled = [], 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Lock
@@ -15,6 +16,7 @@ from graftwork.merge.models.sources import Source
 from graftwork.merge.plan.plan import Operand, Plan, TensorPlan
 from graftwork.merge.slices.buffers import Buffers, HostArray, as_bytes
 from graftwork.merge.slices.slices import GRAIN, Array, Slice
+from graftwork.merge.statistics.passes import is_by_row, row_width
 from graftwork.registry.formats.safetensors import DTYPE_BYTES
 
 LONGEST_SPAN = 16 * GRAIN
@@ -45,17 +47,32 @@ class Intake:
         self.span = max(self.slice, LONGEST_SPAN // self.slice * self.slice)
         share = plan.memory // (4 * plan.threads * plan.element_bytes)
         self.alone = max(self.slice, min(share, LONGEST_ALONE))
+        self.longest = self.alone
+        """Elements of a slice that is longer than others for the sake of whole rows."""
         self._left = plan.memory - plan.threads * plan.element_bytes * (self.slice + self.alone)
         self._lock = Lock()
 
     def slices(self, tensor: TensorPlan, start: int, stop: int, held: Held | None) -> Iterator[Slice]:
         """The slices of a span, each valid until the next is asked for."""
-        for first in range(start, stop, self.slice):
-            last = min(first + self.slice, stop)
+        step = self.step(tensor)
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
             if held is not None:
                 yield slice_of(tensor, first, tuple(array[first:last] for array in held.arrays), self.plan)
             else:
                 yield slice_of(tensor, first, self._read(tensor, first, last), self.plan)
+
+    def step(self, tensor: TensorPlan) -> int:
+        """Elements of a slice of a tensor: of whole rows, where its statistic goes by row and so many fit."""
+        if not is_by_row(tensor.statistic):
+            return self.slice
+        rows = math.lcm(GRAIN, row_width(tensor.shape))
+        return max(rows, self.slice // rows * rows) if rows <= self.longest else self.slice
+
+    def stride(self, tensor: TensorPlan) -> int:
+        """Elements of a span of a tensor: of whole slices."""
+        step = self.step(tensor)
+        return max(step, self.span // step * step)
 
     def hold_alone(self, tensor: TensorPlan) -> Held:
         """Read a tensor of at most `alone` elements into the calling thread's buffers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +14,12 @@ from graftwork.kernels.arrays import beside, empty, on_host
 from graftwork.kernels.rank_chances import rank_chances
 from graftwork.kernels.sparse_combine import ByRank, Mask
 from graftwork.kernels.weighted_sum import weighted_sum
-from graftwork.merge.slices.slices import GRAIN, Array, Slice
+from graftwork.merge.slices.slices import Array, Slice
 from graftwork.merge.slices.streams import stream_keys
 from graftwork.merge.statistics.masking import Factors
-from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
+from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope, row_width
 
 Floats = NDArray[np.float32]
-
-
-def row_width(shape: tuple[int, ...]) -> int:
-    """Elements of a row: the last dimension, so all of a vector."""
-    return max(1, shape[-1]) if shape else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +28,19 @@ class RowChances:
 
     Rows that lie in one slice are ranked as they are combined. The others are collected in one pass and held, float32
     for each of their elements and inputs, until their tensor is done: two rows a slice at most, or, for rows longer
-    than a slice, the tensor.
+    than a slice, the tensor. There are none where slices are of whole rows.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
     scope: Scope = "tensor"
+    by_row: ClassVar[bool] = True
 
     def measure(self, extent: Extent) -> Measuring[Mapping[int, list[Floats]]]:
         """The chances of the divided rows by row: for each input float32 [width]."""
         width = row_width(extent.shape)
         rows: dict[int, list[Floats]] = {}
-        if extent.numel <= GRAIN or GRAIN % width == 0:
+        if extent.numel <= extent.step or extent.step % width == 0:
             return rows
         lock = Lock()
 

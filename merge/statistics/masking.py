@@ -14,7 +14,7 @@ from graftwork.kernels.sparse_combine import Divide, Mask, Vote, sparse_combine
 from graftwork.kernels.weighted_sum import weighted_sum
 from graftwork.merge.slices.slices import GRAIN, Array, Slice
 from graftwork.merge.slices.streams import stream_keys
-from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope
+from graftwork.merge.statistics.passes import Extent, Measuring, Pass, Scope, is_by_row
 
 Factors = Sequence[float | None]
 """What each model's kept entries are multiplied by; None stands for one over the entry's probability of being kept."""
@@ -73,6 +73,11 @@ class MatchedNorms:
         return measured, tuple(
             1.0 if min(before, after) < SMALLEST_NORM else float(before / after) for before, after in totals
         )
+
+    @property
+    def by_row(self) -> bool:
+        """As the draw."""
+        return is_by_row(self.draw)
 
     @staticmethod
     def element_bytes(inputs: int) -> int:

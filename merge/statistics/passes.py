@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from graftwork.merge.slices.slices import Slice
+from graftwork.merge.slices.slices import GRAIN, Slice
 
 Scope = Literal["tensor", "model"]
 Result = TypeVar("Result", covariant=True)
@@ -22,12 +22,14 @@ class Extent:
     """What a statistic is measured over: the elements of one tensor, and its shape, or of all tensors of a model.
 
     resident: a pass reads from memory, ours or the system's, and costs little; otherwise it may read from a disk
+    step:     the slices of a tensor begin at multiples of so many elements
     """
 
     numel: int
     inputs: int
     shape: tuple[int, ...] = ()
     resident: bool = False
+    step: int = GRAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +52,13 @@ class Statistic(Protocol[Result]):
 
     def measure(self, extent: Extent) -> Measuring[Result]:
         """The passes, then the result."""
+
+
+def is_by_row(statistic: object) -> bool:
+    """Whether a statistic says `by_row = True`: it is cheaper where slices are of whole rows."""
+    return bool(getattr(statistic, "by_row", False))
+
+
+def row_width(shape: tuple[int, ...]) -> int:
+    """Elements of a row: the last dimension, so all of a vector."""
+    return max(1, shape[-1]) if shape else 1

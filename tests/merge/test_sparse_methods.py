@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from graftwork.errors import InvalidRecipe
-from graftwork.merge.plan.plan import plan
+from graftwork.merge.plan.plan import Plan, plan
+from graftwork.merge.run.intake import Intake
 from graftwork.merge.slices.slices import GRAIN
 from graftwork.settings import Settings
 
@@ -260,6 +261,20 @@ def test_neither_slices_nor_threads_change_a_byte(bench: Any, method: str, param
     bench.merge(recipe, "small", memory=room * SMALL["memory"], threads=1)
     files = [(bench.root / folder / "model.safetensors").read_bytes() for folder in ("large", "small")]
     assert files[0] == files[1]
+
+
+def test_slices_of_della_are_of_whole_rows_where_memory_holds_them(bench: Any) -> None:
+    random = np.random.default_rng(6)
+    tensors = [{"model.layers.0.w": random.normal(size=(300, 11 * 256)).astype(np.float32)} for _ in range(2)]
+    paths = [bench.write(f"m{number}", each) for number, each in enumerate(tensors)]
+    recipe = bench.recipe("della", paths, parameters={"density": 0.5})
+    for more, step in (({"threads": 2}, 11 * GRAIN), (SMALL, 2 * GRAIN)):
+        planned = plan(recipe, settings=Settings(**more))
+        planned.close()
+        assert isinstance(planned, Plan)
+        assert Intake(planned).step(planned.tensors[0]) == step
+    whole, divided = bench.merge(recipe, "whole"), bench.merge(recipe, "divided", **SMALL)
+    assert (whole["model.layers.0.w"] == divided["model.layers.0.w"]).all()
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "della"])

@@ -74,8 +74,7 @@ class Spread(Run):
                 yield from ([span] for span in left)
 
     def _cut(self, position: int, tensor: TensorPlan) -> list[Span]:
-        step = self.intake.span
-        return [(position, start, min(start + step, tensor.numel)) for start in range(0, tensor.numel, step)]
+        return [(position, start, stop) for _, start, stop in self._spans(tensor)]
 
     def _shares(self, groups: Iterable[Sequence[Span]]) -> list[Share]:
         """Groups of spans in order, put together to shares of much the same size."""
