@@ -8,61 +8,87 @@
 namespace graftwork {
 namespace {
 
+// The magnitudes that a mask keeps.
+struct Band {
+    std::int32_t above, up_to;
+};
+
 // What is not kept becomes d - d: 0, but NaN where d is not finite, so that no mask hides a broken input.
-LEAF void keep_band(
-    float* RESTRICT difference,
-    const float* RESTRICT x,
-    const float* RESTRICT base,
-    std::int32_t above,
-    std::int32_t up_to,
-    std::int64_t count) {
-    for (std::int64_t j = 0; j < count; j++) {
-        const float d = x[j] - base[j];
-        const std::int32_t bits = magnitude_bits(d);
-        difference[j] = (bits > above) & (bits <= up_to) ? d : d - d;
-    }
+inline float kept(float d, Band band) {
+    const std::int32_t bits = magnitude_bits(d);
+    return (bits > band.above) & (bits <= band.up_to) ? d : d - d;
 }
 
 inline float uniform(std::uint32_t word) { return static_cast<float>(static_cast<std::int32_t>(word >> 8)) * 0x1p-24f; }
 
-LEAF void draw(
-    float* RESTRICT difference, const std::uint32_t* RESTRICT words, float chance, float factor, std::int64_t count) {
+// Each of these finds the masked differences of a block, and adds them by weight to its ballots.
+LEAF void keep(
+    float* RESTRICT difference,
+    float* RESTRICT ballots,
+    const float* RESTRICT x,
+    const float* RESTRICT base,
+    Band band,
+    float weight,
+    float factor,
+    std::int64_t count) {
     for (std::int64_t j = 0; j < count; j++) {
-        const float d = difference[j];
+        difference[j] = kept(x[j] - base[j], band) * factor;
+        ballots[j] += weight * difference[j];
+    }
+}
+
+LEAF void draw(
+    float* RESTRICT difference,
+    float* RESTRICT ballots,
+    const float* RESTRICT x,
+    const float* RESTRICT base,
+    Band band,
+    float weight,
+    const std::uint32_t* RESTRICT words,
+    float chance,
+    float factor,
+    std::int64_t count) {
+    for (std::int64_t j = 0; j < count; j++) {
+        const float d = kept(x[j] - base[j], band);
         difference[j] = uniform(words[j]) < chance ? d * factor : d - d;
+        ballots[j] += weight * difference[j];
     }
 }
 
 LEAF void draw_each(
     float* RESTRICT difference,
+    float* RESTRICT ballots,
+    const float* RESTRICT x,
+    const float* RESTRICT base,
+    Band band,
+    float weight,
     const std::uint32_t* RESTRICT words,
     const float* RESTRICT chances,
     float factor,
     std::int64_t count) {
     for (std::int64_t j = 0; j < count; j++) {
-        const float d = difference[j];
+        const float d = kept(x[j] - base[j], band);
         difference[j] = uniform(words[j]) < chances[j] ? d * factor : d - d;
+        ballots[j] += weight * difference[j];
     }
 }
 
 LEAF void draw_each_by_chance(
     float* RESTRICT difference,
+    float* RESTRICT ballots,
+    const float* RESTRICT x,
+    const float* RESTRICT base,
+    Band band,
+    float weight,
     const std::uint32_t* RESTRICT words,
     const float* RESTRICT chances,
     std::int64_t count) {
     for (std::int64_t j = 0; j < count; j++) {
-        const float d = difference[j];
+        const float d = kept(x[j] - base[j], band);
         const float reweighed = d / chances[j];
         difference[j] = uniform(words[j]) < chances[j] ? reweighed : d - d;
+        ballots[j] += weight * difference[j];
     }
-}
-
-LEAF void multiply(float* difference, float factor, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; j++) difference[j] *= factor;
-}
-
-LEAF void add_weighted(float* RESTRICT sum, const float* RESTRICT difference, float weight, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; j++) sum[j] += weight * difference[j];
 }
 
 LEAF void scale_and_add_base(float* RESTRICT sum, const float* RESTRICT base, float scale, std::int64_t count) {
@@ -94,33 +120,36 @@ class Sieve {
         return each_ ? each_ + first : nullptr;
     }
 
-    // The masked difference of a block whose first element is at `position` in the tensor.
+    // The masked difference of a block whose first element is at `position` in the tensor, added by weight to `ballots`.
     void operator()(
         float* difference,
+        float* ballots,
         const float* x,
         const float* base,
         const float* chances,
+        float weight,
         std::int64_t position,
         std::int64_t count) {
+        const bool drawn = chances || chance_ < 1.f;
+        const std::uint32_t* words = drawn ? philox_words(words_, key_, position, count) : nullptr;
         const std::int64_t low = std::clamp(floor_cutoff_ - position, std::int64_t{0}, count);
         const std::int64_t high = std::clamp(ceiling_cutoff_ - position, std::int64_t{0}, count);
-        std::int64_t begin = 0;
+        std::int64_t at = 0;
         for (const std::int64_t end : {std::min(low, high), std::max(low, high), count}) {
-            const std::int32_t above = floor_ - (begin < low);
-            const std::int32_t up_to = ceiling_ - (begin < high);
-            if (end > begin) keep_band(difference + begin, x + begin, base + begin, above, up_to, end - begin);
-            begin = end;
-        }
-        if (chances) {
-            const std::uint32_t* words = philox_words(words_, key_, position, count);
-            if (factor_)
-                draw_each(difference, words, chances, *factor_, count);
+            const Band band{floor_ - (at < low), ceiling_ - (at < high)};
+            float *to = difference + at, *sum = ballots + at;
+            const float *from = x + at, *origin = base + at;
+            if (end == at)
+                continue;
+            else if (!drawn)
+                keep(to, sum, from, origin, band, weight, *factor_, end - at);
+            else if (!chances)
+                draw(to, sum, from, origin, band, weight, words + at, chance_, *factor_, end - at);
+            else if (factor_)
+                draw_each(to, sum, from, origin, band, weight, words + at, chances + at, *factor_, end - at);
             else
-                draw_each_by_chance(difference, words, chances, count);
-        } else if (chance_ < 1.f) {
-            draw(difference, philox_words(words_, key_, position, count), chance_, *factor_, count);
-        } else if (*factor_ != 1.f) {
-            multiply(difference, *factor_, count);
+                draw_each_by_chance(to, sum, from, origin, band, weight, words + at, chances + at, end - at);
+            at = end;
         }
     }
 
@@ -166,8 +195,8 @@ void sparse_combine(
         for (std::size_t i = 0; i < inputs.size(); i++) {
             const float* x = inputs[i].read(first, count, x_scratch);
             const float* chances = sieves[i].chances(ranking, inputs[i], origins, first, count);
-            sieves[i](differences[i].values, x, origin, chances, offset + first, count);
-            add_weighted(ballots, differences[i].values, elects ? election.ballot_weights[i] : weights[i], count);
+            const float weight = elects ? election.ballot_weights[i] : weights[i];
+            sieves[i](differences[i].values, ballots, x, origin, chances, weight, offset + first, count);
         }
         if (elects)
             election.settle(differences, ballots, origin, count);
