@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -120,8 +121,9 @@ class OutputFolder:
 
     def _publish(self) -> None:
         with refuse_full(self.out.parent):
-            for path in self.partial.rglob("*"):
-                _sync(path)
+            files = [path for path in self.partial.rglob("*") if path.name != JOURNAL_FILE]
+            with ThreadPoolExecutor(thread_name_prefix="sync") as pool:  # side by side, they share the disk's commits
+                list(pool.map(_sync, files))
             if self.journal is not None:
                 self.journal.close(remove=True)
             os.fsync(self._lock)
