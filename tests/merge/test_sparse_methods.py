@@ -268,8 +268,9 @@ def test_slices_of_della_are_of_whole_rows_where_memory_holds_them(bench: Any) -
     tensors = [{"model.layers.0.w": random.normal(size=(300, 11 * 256)).astype(np.float32)} for _ in range(2)]
     paths = [bench.write(f"m{number}", each) for number, each in enumerate(tensors)]
     recipe = bench.recipe("della", paths, parameters={"density": 0.5})
-    for more, step in (({"threads": 2}, 11 * GRAIN), (SMALL, 2 * GRAIN)):
-        planned = plan(recipe, settings=Settings(**more))
+    roomy, small = Settings(threads=2), Settings(threads=1, memory=24 * GRAIN)
+    for settings, step in ((roomy, 11 * GRAIN), (small, 2 * GRAIN)):
+        planned = plan(recipe, settings=settings)
         planned.close()
         assert isinstance(planned, Plan)
         assert Intake(planned).step(planned.tensors[0]) == step
