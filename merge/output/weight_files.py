@@ -11,7 +11,7 @@ from pathlib import Path
 from graftwork.merge.output.shards import Shard
 from graftwork.registry.storage.blobs import refuse_full
 
-FLUSH_BYTES = 128_000_000
+FLUSH_BYTES = 32_000_000
 """After so many bytes the disk begins to write, so that little is left to wait for at the end."""
 
 
