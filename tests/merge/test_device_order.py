@@ -178,13 +178,13 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
 
     submit, result_of = ThreadPoolExecutor.submit, Future.result
 
-    def submit_noted(self: ThreadPoolExecutor, task: Any) -> Future[Any]:
+    def submit_noted(self: ThreadPoolExecutor, task: Any, *given: Any) -> Future[Any]:
         known, ended = dict(here().thread.clock), {}
 
         def work() -> Any:
             here().thread.learn(known)
             try:
-                return task()
+                return task(*given)
             finally:
                 ended.update(here().thread.clock)
 
@@ -192,9 +192,9 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
         clocks[future] = ended
         return future
 
-    def result_noted(self: Future[Any]) -> Any:
+    def result_noted(self: Future[Any], timeout: float | None = None) -> Any:
         here().thread.learn(clocks[self])
-        return result_of(self)
+        return result_of(self, timeout)
 
     clocks: dict[Future[Any], Clock] = {}
     read = Source.read
