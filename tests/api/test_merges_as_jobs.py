@@ -63,7 +63,7 @@ def test_a_recipe_may_be_yaml(client: httpx.Client) -> None:
         ({"merge_method": "no_such_method"}, 422, "unknown_method"),
         ({"parameters": {"desnity": 0.5}}, 422, "unknown_parameter"),
         ({"merge_method": "ties", "parameters": {"density": 2}}, 422, "invalid_parameter"),
-        ({"merge_method": "ties", "parameters": {"density": 0}}, 422, "invalid_parameter"),
+        ({"merge_method": "ties", "parameters": {"density": -1}}, 422, "invalid_parameter"),
         ({"base_model": "tiny/nothing"}, 404, "artifact_not_found"),
         ({"base_model": "/etc"}, 404, "source_not_found"),
         ({"surprise": 1}, 422, "invalid_recipe"),
@@ -108,6 +108,6 @@ def test_the_methods_are_described_by_their_schemas(client: httpx.Client) -> Non
     assert {"linear", "slerp", "task_arithmetic", "ties"} <= set(methods)
     ties = methods["ties"]
     assert ties["needs_base"]
-    assert ties["parameters"]["properties"]["density"]["exclusiveMinimum"] == 0
+    assert ties["parameters"]["properties"]["density"]["minimum"] == 0
     assert client.get("/api/v1/methods/ties").json() == ties
     assert client.get("/api/v1/methods/tiez").json()["code"] == "unknown_method"

@@ -214,7 +214,7 @@ def test_methods_lists_all_and_describes_one(graft: Graft) -> None:
     assert "task_arithmetic" in graft("methods").stdout
     described = graft("methods", "ties").stdout
     assert "density" in described
-    assert "number, above 0, at most 1" in described
+    assert "number, at least 0, at most 1" in described
 
 
 def test_jobs_are_listed_shown_and_cancelled(graft: Graft, home: Path) -> None:

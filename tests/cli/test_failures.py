@@ -139,7 +139,7 @@ def test_a_missing_shard_is_refused(graft: Graft, checkpoint: Path) -> None:
     ("parameters", "words"),
     [
         ({"desnity": 0.5}, ("desnity", "density")),
-        ({"density": 0}, ("density", "0")),
+        ({"density": -1}, ("density", "-1")),
         ({"density": 2}, ("density", "2")),
     ],
 )

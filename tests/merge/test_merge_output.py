@@ -304,11 +304,13 @@ def test_progress_grows_to_the_end(bench: Any) -> None:
 
 
 SLOW_MERGE = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from graftwork.merge.recipe.recipe import load_recipe
 from graftwork.merge.run.run import merge
 from graftwork.settings import Settings
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background inherits ignored
 
 def slowly(stage, done, total):
     if done:
