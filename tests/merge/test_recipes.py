@@ -112,7 +112,7 @@ def test_a_recipe_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     [
         ({}, {"densty": 0.5}, UnknownParameter, r"ties has no parameter 'densty' .*did you mean density\?"),
         ({"weigth": 1}, {}, UnknownParameter, r"at models\[0\]\.parameters.*did you mean weight\?"),
-        ({"density": -0.1}, {}, InvalidParameter, r"'density' at models\[0\]\.parameters\.density is -0\.1: .*equal to 0"),
+        ({"density": -1}, {}, InvalidParameter, r"'density' at models\[0\]\.parameters\.density is -1: .*equal to 0"),
         ({"density": 2}, {}, InvalidParameter, "is 2: .*less than or equal to 1"),
         ({}, {"density": -1}, InvalidParameter, "is -1"),
         ({}, {"density": "most"}, InvalidParameter, "is 'most'"),
