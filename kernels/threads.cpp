@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -49,11 +50,15 @@ public:
                 shares[w].next.store(count * w / workers, std::memory_order_relaxed);
                 shares[w].end = count * (w + 1) / workers;
             }
-            busy.store(helpers, std::memory_order_relaxed);
+            is_open = true;
             generation.fetch_add(1, std::memory_order_release);
         }
         awake.notify_all();
         work(0);
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            is_open = false;  // who comes now finds nothing left to do, and is not waited for
+        }
         for (int spins = 0; busy.load(std::memory_order_acquire) > 0; spins++)
             if (spins > SPINS) std::this_thread::yield();
     }
@@ -62,7 +67,11 @@ public:
     const int helpers;
 
 private:
+    using Clock = std::chrono::steady_clock;
     static constexpr int SPINS = 2000;
+    // How long a helper looks for the next call before it sleeps: an inference step's calls follow each other within
+    // tens of microseconds, and to be woken takes as long.
+    static constexpr std::chrono::microseconds PATIENCE{50};
 
     void work(std::size_t worker) {
         for (std::size_t turn = 0; turn < shares.size(); turn++) {
@@ -73,12 +82,15 @@ private:
 
     void serve(std::size_t worker) {
         for (std::int64_t seen = 0;;) {
-            for (int spins = 0; spins < SPINS && generation.load(std::memory_order_acquire) == seen; spins++) {
-            }
+            const auto until = Clock::now() + PATIENCE;
+            while (generation.load(std::memory_order_acquire) == seen && Clock::now() < until)
+                std::this_thread::yield();  // to whoever else wants this processor
             {
                 std::unique_lock<std::mutex> lock(mutex);
                 awake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
                 seen = generation.load(std::memory_order_acquire);
+                if (!is_open) continue;
+                busy.fetch_add(1, std::memory_order_relaxed);
             }
             work(worker);
             busy.fetch_sub(1, std::memory_order_release);
@@ -88,7 +100,8 @@ private:
     std::mutex mutex;
     std::condition_variable awake;
     std::atomic<std::int64_t> generation{0};
-    std::atomic<int> busy{0};
+    std::atomic<int> busy{0};  // helpers that work on the open call
+    bool is_open = false;
     const std::function<void(std::int64_t)>* task = nullptr;
     std::vector<Share> shares;
 };

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.responses import RedirectResponse
 
@@ -74,7 +74,7 @@ REST = (
     tokens,
     uploads,
 )
-INFERENCE = (chat, classify, completions, embeddings, models)
+INFERENCE = (chat, completions, embeddings, classify, models)
 FLEET = (fleet, models)
 
 
@@ -106,12 +106,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Keeping)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(Observing, metrics=app.state.metrics)
-    rest = APIRouter(prefix="/api/v1", dependencies=[Depends(refuse_unknown_parameters)])
-    for noun in REST:
-        rest.include_router(noun.router)
-    app.include_router(rest)
-    for noun in FLEET if settings.engine == "vllm" else INFERENCE:
+    for noun in FLEET if settings.engine == "vllm" else INFERENCE:  # first: a request tries one route after the other
         app.include_router(noun.router)
+    for noun in REST:
+        app.include_router(noun.router, prefix="/api/v1", dependencies=[Depends(refuse_unknown_parameters)])
     for noun in (health, metrics):
         app.include_router(noun.router)
     openapi.install(app)
