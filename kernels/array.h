@@ -48,6 +48,11 @@ struct alignas(64) Block {
     float values[BLOCK];
 };
 
+// A cache line, for larger ones.
+struct alignas(64) Line {
+    char bytes[64];
+};
+
 enum class Dtype { F64, F32, F16, BF16, I64, I32 };
 
 struct Array {

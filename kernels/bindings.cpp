@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "lora_plan.h"
+#include "layers.h"
 #include "native.h"
 
 namespace py = pybind11;
@@ -68,5 +68,11 @@ PYBIND11_MODULE(_native, m) {
     py::class_<LoraPlan>(m, "LoraPlan")
         .def(py::init<std::vector<LoraLayer>>(), py::arg("layers"))
         .def("add", &LoraPlan::add, NoGil(), py::arg("rows"), py::arg("x"), py::arg("y"), py::arg("stride"));
+    py::class_<LinearLayer>(m, "LinearLayer")
+        .def(py::init<const Array&, const OptionalArray&>(), py::arg("weight"), py::arg("bias"))
+        .def("compute", &LinearLayer::compute, NoGil());
+    py::class_<GatedLayers>(m, "GatedLayers")
+        .def(py::init<LinearLayer, LinearLayer, LinearLayer, std::string>())
+        .def("compute", &GatedLayers::compute, NoGil());
     m.def("set_threads", &set_threads);
 }

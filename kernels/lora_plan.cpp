@@ -26,6 +26,12 @@ LoraPlan::LoraPlan(std::vector<LoraLayer> given) : layers(std::move(given)) {
     }
 }
 
+bool LoraPlan::fits(const Array& weight) const {
+    const Array &a = layers[0].a, &b = layers[0].b;
+    return layers.size() == 1 && layers[0].column == 0 && a.dtype == weight.dtype && a.shape[1] == weight.shape[1] &&
+           b.shape[1] == weight.shape[0];
+}
+
 void LoraPlan::add(const LoraRows& rows, std::uintptr_t x_address, std::uintptr_t y_address, std::int64_t stride) const {
     const std::int64_t width = layers[0].a.shape[1];
     Array x = layers[0].a, y = layers[0].a;  // for their dtype

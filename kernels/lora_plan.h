@@ -29,6 +29,9 @@ public:
     // Throws std::out_of_range for rows that do not exist, std::invalid_argument for pools that do not fit.
     explicit LoraPlan(std::vector<LoraLayer> layers);
 
+    // Whether it is of one layer, with a weight of this shape and dtype.
+    bool fits(const Array& weight) const;
+
     // y[t, column + j] += sum over r of (a[r] . x[t]) * b[r, j] for every layer; x is [tokens, in] and y has `stride`
     // elements a row, both of the pools' dtype.
     void add(const LoraRows& rows, std::uintptr_t x, std::uintptr_t y, std::int64_t stride) const;

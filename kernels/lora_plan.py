@@ -51,7 +51,8 @@ class LoraPlan:
     def __init__(self, pool: LoraPool, start: Sequence[int], rank: Sequence[int]) -> None:
         module: Any = native_module()
         self._pool = pool
-        self._add = module.LoraPlan([module.LoraLayer(*pool.views, start, rank, 0)]).add
+        self.native = module.LoraPlan([module.LoraLayer(*pool.views, start, rank, 0)])
+        self.dtype = pool.dtype
 
     def add(self, y: Array, x: Array, segments: Segments) -> bool:
         """Add to y [tokens, out] in place; False, and nothing done, for arrays that are not laid out like the pools."""
@@ -62,5 +63,5 @@ class LoraPlan:
             raise ValueError(f"x {tuple(x.shape)} and y {tuple(y.shape)} are not those of {segments.tokens} tokens")
         if device(x) != "cpu" or device(y) != "cpu":
             return False
-        self._add(segments.native, address(x), address(y), pool.out)
+        self.native.add(segments.native, address(x), address(y), pool.out)
         return True

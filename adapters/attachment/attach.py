@@ -6,6 +6,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from graftwork.adapters.attachment.linears import NOTHING, NativeLinear, Planned
 from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.changes import Factors, Gate
 from graftwork.adapters.forms.form import Form
@@ -67,8 +69,16 @@ class Attachments:
     cost no memory in the rest. Installing writes rows that no step reads, so it needs no pause between steps.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int, heads: Collection[nn.Module] = ()) -> None:
-        """`heads`: modules that see the rows of `Rows.head_slots`, beside the model's output embedding."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: int,
+        heads: Collection[nn.Module] = (),
+        linears: Mapping[nn.Module, NativeLinear] = MappingProxyType({}),
+    ) -> None:
+        """`heads`: modules that see the rows of `Rows.head_slots`, beside the model's output embedding; `linears`:
+        what was taken over of the model, which adds low ranks without a hook.
+        """
         self.rows = rows
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.targets: dict[str, nn.Linear | Conv1D] = {
@@ -90,8 +100,14 @@ class Attachments:
         module's, as a classification head does that has labels of its own."""
         self._token_axis: dict[str, int] = {}
         """Of modules that see each row once for every head, as norms of queries do: the axis of their rows."""
+        self.multiplies_natively = bool(linears)
+        """Whether the heavy part of a step is done by the threads of the kernels."""
         for name, module in self.targets.items():
-            module.register_forward_hook(self._low_rank_hook(name, module in self._heads))
+            low_rank = _LowRank(self, name, is_head=module in self._heads)
+            if module in linears:
+                linears[module].low_rank = low_rank
+            else:
+                module.register_forward_hook(low_rank.hook)
 
     def shape(self, name: str) -> tuple[int, int] | None:
         """(in, out) of a linear layer of the model; None when it has none of that name."""
@@ -184,27 +200,15 @@ class Attachments:
             routes[name] = Route(pool, start, ranks[each], max(each), gated, plan)
         return routes
 
-    def _low_rank_hook(self, name: str, is_head: bool) -> Any:
-        def add_low_rank(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            route = self._routes.get(name)
-            if route is None or self._rows is None:
-                return
-            slots = self._rows.head_slots if is_head else self._rows.slots
-            x = args[0].reshape(-1, args[0].shape[-1]).contiguous()
-            _require_rows(name, x, slots)
-            y = output.view(-1, output.shape[-1])
-            if route.plan is not None and route.plan.add(y, x, self._segments_of(slots, is_head)):
-                return
-            hidden: Any = lora_shrink(x, route.pool.a, route.start, route.rank, slots, route.max_rank)
-            for slot, gate in route.gates.items():
-                mine = slots == slot
-                weights = gate(x[mine])
-                hidden[mine, : weights.shape[1]] *= weights
-            lora_expand(y, hidden, route.pool.b, route.start, route.rank, slots)
+    def step_of(self, name: str, *, is_head: bool) -> tuple[Route, Tensor] | None:
+        """How the step changes a linear layer, and whose rows it sees; None where it leaves it alone."""
+        route = self._routes.get(name)
+        if route is None or self._rows is None:
+            return None
+        return route, self._rows.head_slots if is_head else self._rows.slots
 
-        return add_low_rank
-
-    def _segments_of(self, slots: Tensor, is_head: bool) -> Segments:
+    def segments_of(self, slots: Tensor, *, is_head: bool) -> Segments:
+        """The same slots as the kernels want them."""
         if is_head not in self._segments:
             self._segments[is_head] = Segments(slots.tolist())
         return self._segments[is_head]
@@ -264,6 +268,41 @@ class Attachments:
                 )
                 self._pools[name] = Pool(a, b, LoraPool(a, b) if LoraPool.takes(a, b) else None)
             return self._pools[name]
+
+
+class _LowRank:
+    """What the adapters of a step add to one linear layer."""
+
+    def __init__(self, attachments: Attachments, name: str, *, is_head: bool) -> None:
+        self._attachments, self._name, self._is_head = attachments, name, is_head
+
+    def planned(self, dtype: torch.dtype) -> Planned | None:
+        step = self._attachments.step_of(self._name, is_head=self._is_head)
+        if step is None:
+            return NOTHING
+        route, slots = step
+        if route.plan is None or route.plan.dtype != dtype:
+            return None
+        return self._attachments.segments_of(slots, is_head=self._is_head).native, route.plan.native
+
+    def add(self, y: Tensor, x: Tensor) -> None:
+        step = self._attachments.step_of(self._name, is_head=self._is_head)
+        if step is None:
+            return
+        route, slots = step
+        x, y = x.reshape(-1, x.shape[-1]).contiguous(), y.view(-1, y.shape[-1])
+        _require_rows(self._name, x, slots)
+        if route.plan is not None and route.plan.add(y, x, self._attachments.segments_of(slots, is_head=self._is_head)):
+            return
+        hidden: Any = lora_shrink(x, route.pool.a, route.start, route.rank, slots, route.max_rank)
+        for slot, gate in route.gates.items():
+            mine = slots == slot
+            weights = gate(x[mine])
+            hidden[mine, : weights.shape[1]] *= weights
+        lora_expand(y, hidden, route.pool.b, route.start, route.rank, slots)
+
+    def hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        self.add(output, args[0])
 
 
 def _by_module(each: Sequence[Mapping[str, T]]) -> dict[str, dict[int, T]]:

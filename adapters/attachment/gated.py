@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from graftwork.adapters.attachment.linears import NativeLinear
 from graftwork.kernels.dispatch import native_module
 from graftwork.kernels.dtypes import safetensors_name
 from graftwork.kernels.gated_product import Activation, gated_product
@@ -25,8 +26,9 @@ def take_over_gated(model: nn.Module) -> int:
     """Let every layer of `model` that computes `down_proj(act_fn(gate_proj(x)) * up_proj(x))` do the middle of it by
     `kernels.gated_product`; how many do now.
 
-    Which ones do is found out by their answers to a few random rows. The projections are called as before, hooks and
-    all. With gradients, the layers compute as before.
+    Which ones do is found out by their answers to a few random rows. Projections that `take_over_linears` took over are
+    computed in the same call; others, and those that hooks look into, are called as before. With gradients, the layers
+    compute as before.
     """
     taken = 0
     for module in model.modules():
@@ -74,6 +76,31 @@ def _activation(module: nn.Module) -> Activation | None:
 
 
 def _forward(module: Any, activation: Activation) -> Callable[[Tensor], Tensor]:
+    stepwise = _by_steps(module, activation)
+    gate, up, down = module.gate_proj.forward, module.up_proj.forward, module.down_proj.forward
+    if not all(isinstance(each, NativeLinear) and each.dtype == gate.dtype for each in (gate, up, down)):
+        return stepwise
+    native: Any = native_module()
+    compute = native.GatedLayers(gate.layer, up.layer, down.layer, activation).compute
+
+    def forward(x: Tensor) -> Tensor:
+        """All of the layer in one call, where nothing looks into it."""
+        if x.dtype != gate.dtype or not x.is_cpu or torch.is_grad_enabled():
+            return stepwise(x)
+        if not (gate.is_bare and up.is_bare and down.is_bare):
+            return stepwise(x)
+        planned = gate.planned(), up.planned(), down.planned()
+        if any(each is None for each in planned):
+            return stepwise(x)
+        x = x.contiguous()
+        y = x.new_empty(*x.shape[:-1], down.out)
+        compute(y.data_ptr(), x.data_ptr(), y.numel() // down.out, *planned)
+        return y
+
+    return forward
+
+
+def _by_steps(module: Any, activation: Activation) -> Callable[[Tensor], Tensor]:
     native, plainly = native_module(), module.forward
     assert native is not None  # noqa: S101  it was asked
     compute, view = native.gated_product, native.Array

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the name every reader knows
@@ -12,43 +13,77 @@ from graftwork.kernels.dispatch import native_module
 from graftwork.kernels.dtypes import safetensors_name
 from graftwork.kernels.linear import linear
 
+Planned = tuple[Any, Any]
+"""Native: the rows of a step, and the plan of what is added to them; None both, where nothing is."""
+NOTHING: Planned = None, None
 
-def take_over_linears(model: nn.Module) -> int:
-    """Let every nn.Linear of `model` multiply by `kernels.linear` where that is faster than torch; how many do now.
 
-    A row of the result then has the same bits whatever rows are computed beside it, which torch does not promise. The
-    weights are read where they lie: no packed copy is made. With gradients, torch multiplies as before.
+class LowRank(Protocol):
+    """What the adapters of a step add to one layer."""
+
+    def planned(self, dtype: torch.dtype) -> Planned | None:
+        """What a native call can add to rows of `dtype`; None where only `add` can do it."""
+
+    def add(self, y: Tensor, x: Tensor) -> None:
+        """Add it to the layer's output for `x`, in place."""
+
+
+class NativeLinear:
+    """The forward of an nn.Linear by `kernels.linear`, and of its low rank in the same call.
+
+    A row of the result has the same bits whatever rows are computed beside it, which torch does not promise. The weight
+    is read where it lies: no packed copy is made. With gradients, and once the module has another weight, torch
+    multiplies.
     """
+
+    def __init__(self, module: nn.Linear) -> None:
+        native: Any = native_module()
+        self.module, self.dtype, self.out = module, module.weight.dtype, module.out_features
+        self.low_rank: LowRank | None = None
+        self._address = module.weight.data_ptr()
+        self._kept = module.weight, module.bias  # so that nothing else comes to lie there
+        weight, bias = (None if each is None else _view(each.detach()) for each in (module.weight, module.bias))
+        self.layer = native.LinearLayer(weight, bias)
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether the module still has the weight that it had."""
+        return self.module._parameters["weight"].data_ptr() == self._address  # type: ignore[union-attr]
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether calling the module does nothing but this."""
+        return not (self.module._forward_pre_hooks or self.module._forward_hooks) and self.is_intact
+
+    def planned(self) -> Planned | None:
+        """As `LowRank.planned`."""
+        return NOTHING if self.low_rank is None else self.low_rank.planned(self.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The module's output, [..., out]."""
+        if x.dtype != self.dtype or not x.is_cpu or torch.is_grad_enabled() or not self.is_intact:
+            y, planned = F.linear(x, self.module.weight, self.module.bias), None
+        else:
+            x, planned = x.contiguous(), self.planned()
+            y = x.new_empty(*x.shape[:-1], self.out)
+            self.layer.compute(y.data_ptr(), x.data_ptr(), y.numel() // self.out, planned or NOTHING)
+        if planned is None and self.low_rank is not None:
+            self.low_rank.add(y, x)
+        return y
+
+
+def take_over_linears(model: nn.Module) -> Mapping[nn.Module, NativeLinear]:
+    """Give every nn.Linear of `model` for which that is faster than torch a NativeLinear as its forward."""
     native = native_module()
-    taken = 0
+    taken: dict[nn.Module, NativeLinear] = {}
     for module in model.modules():
         if type(module) is not nn.Linear or linear.choice(module.weight.detach()) != "native":
             continue
         if native is not None and native.has_fast_linear(safetensors_name(module.weight.dtype)):
-            module.forward = _forward(module)  # type: ignore[method-assign, assignment]
-            taken += 1
+            taken[module] = module.forward = NativeLinear(module)  # type: ignore[method-assign, assignment]
     return taken
 
 
-def _forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
-    native = native_module()
-    assert native is not None  # noqa: S101  it was asked
-    dtype, width, out = safetensors_name(module.weight.dtype), module.in_features, module.out_features
-    multiply, view = native.linear, native.Array
-
-    def forward(x: Tensor) -> Tensor:
-        weight, bias = module.weight, module.bias
-        if x.dtype != weight.dtype or torch.is_grad_enabled() or x.device.type != "cpu" or not weight.is_contiguous():
-            return F.linear(x, weight, bias)
-        x = x.contiguous()
-        y = x.new_empty(*x.shape[:-1], out)
-        rows = y.numel() // out
-        multiply(
-            view(y.data_ptr(), dtype, (rows, out)),
-            view(x.data_ptr(), dtype, (rows, width)),
-            view(weight.data_ptr(), dtype, (out, width)),
-            None if bias is None else view(bias.data_ptr(), dtype, (out,)),
-        )
-        return y
-
-    return forward
+def _view(tensor: Tensor) -> Any:
+    native: Any = native_module()
+    return native.Array(tensor.data_ptr(), safetensors_name(tensor.dtype), tensor.shape)

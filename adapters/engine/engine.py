@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from graftwork.adapters.attachment.attach import Attachments
+from graftwork.adapters.attachment.linears import take_over_linears
 from graftwork.adapters.attachment.resident import Resident
 from graftwork.adapters.engine.batch import Piece
 from graftwork.adapters.engine.cache import KeyValueCache
@@ -66,7 +67,7 @@ class Engine:
         require_packable(checkpoint, self.max_tokens)
         expected = expected_logits(model)
         cache = KeyValueCache(pages_needed(settings.page_tokens), settings.page_tokens)
-        attachments = Attachments(model, settings.adapter_rank_rows, checkpoint.heads)
+        attachments = Attachments(model, settings.adapter_rank_rows, checkpoint.heads, take_over_linears(model))
         self._runner = Runner(model, cache, attachments)
         require_conformance(self._runner, expected, checkpoint.folder, self.max_tokens)
         cache.fill(settings.cache_bytes, least=pages_needed(cache.page_tokens))

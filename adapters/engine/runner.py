@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 
 from graftwork.adapters.attachment.attach import Attachments
 from graftwork.adapters.attachment.gated import take_over_gated
-from graftwork.adapters.attachment.linears import take_over_linears
 from graftwork.adapters.attachment.norms import take_over_norms
 from graftwork.adapters.attachment.rotary import take_over_rotary
 from graftwork.adapters.engine import attention
@@ -26,7 +25,6 @@ class Runner:
         self.model = model
         self.cache = cache
         self.attachments = attachments
-        self._linears = take_over_linears(model)
         take_over_norms(model)
         take_over_gated(model)
         take_over_rotary(model)
@@ -38,7 +36,7 @@ class Runner:
 
         Two sets of threads, one of which spins while it waits, take each other's processors.
         """
-        if self._linears:
+        if self.attachments.multiplies_natively:
             torch.set_num_threads(1)
 
     @torch.inference_mode()

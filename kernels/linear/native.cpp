@@ -17,10 +17,6 @@ LEAF void add(float* RESTRICT sum, const float* RESTRICT y, std::int64_t count) 
 // Bytes after which an address falls on the same set of a first-level cache, and what moves it half way round.
 constexpr std::int64_t ROUND = 4096, HALF_ROUND = ROUND / 2;
 
-struct alignas(64) Line {
-    char bytes[64];
-};
-
 // The tokens of x further apart, where they would push each other out of the first-level cache.
 Array spread(const Array& x, std::int64_t tokens, std::int64_t& step) {
     const std::int64_t size = step * x.itemsize(), far = size + HALF_ROUND;

@@ -11,6 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.phi3.modeling_phi3 import Phi3MLP
 
 from graftwork.adapters.attachment.gated import take_over_gated
+from graftwork.adapters.attachment.linears import take_over_linears
 from graftwork.kernels.dispatch import native_module
 from graftwork.settings import load_settings
 
@@ -19,6 +20,11 @@ KINDS: dict[Any, PretrainedConfig] = {
     LlamaMLP: LlamaConfig(**SIZES),
     Gemma3MLP: Gemma3TextConfig(**SIZES),
 }
+
+
+def has_fast_linears() -> bool:
+    native = native_module()
+    return native is not None and bool(native.has_fast_linear("F32") and native.has_fast_linear("BF16"))
 
 
 def layer(kind: Any, dtype: torch.dtype = torch.float32) -> Any:
@@ -114,8 +120,45 @@ def test_a_row_gets_the_same_bits_alone_beside_others_and_on_threads(dtype: torc
             assert torch.equal(module(x[row : row + 1].clone())[0], together[row])
 
 
-def test_gradients_go_the_old_way() -> None:
+def whole(dtype: torch.dtype) -> Any:
+    """A layer that is computed in one call."""
+    made = layer(LlamaMLP, dtype)
+    assert len(take_over_linears(made)) == 3
+    assert take_over_gated(made) == 1
+    return made
+
+
+@pytest.mark.skipif(not has_fast_linears(), reason="the processor has no AVX-512 for bfloat16")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_one_call_has_the_bits_of_the_steps(dtype: torch.dtype) -> None:
+    made, by_steps = whole(dtype), whole(dtype)
+    by_steps.up_proj.register_forward_hook(lambda module, args, output: None)
+    for rows in (40, 1, 300, 7):
+        x = torch.randn(1, rows, 64).to(dtype)
+        assert torch.equal(made(x), by_steps(x))
+    assert torch.equal(made(x.transpose(1, 2).contiguous().transpose(1, 2)), by_steps(x))
+
+
+@pytest.mark.skipif(not has_fast_linears(), reason="the processor has no AVX-512 for bfloat16")
+@pytest.mark.parametrize("name", ["gate_proj", "up_proj", "down_proj"])
+@torch.inference_mode()
+def test_one_call_obeys_a_hook_and_a_new_weight(name: str) -> None:
+    made, x = whole(torch.float32), torch.randn(1, 5, 64)
+    before = made(x)
+    hook = getattr(made, name).register_forward_hook(lambda module, args, output: output * 0)
+    assert torch.equal(made(x), torch.zeros_like(x))
+    hook.remove()
+    assert torch.equal(made(x), before)
+    getattr(made, name).weight.data = torch.zeros_like(getattr(made, name).weight)
+    assert torch.equal(made(x), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("with_linears", [False, True])
+def test_gradients_go_the_old_way(with_linears: bool) -> None:
     module, x = layer(LlamaMLP), torch.randn(2, 64, requires_grad=True)
+    if with_linears:
+        take_over_linears(module)
     take_over_gated(module)
     module(x).sum().backward()
     assert x.grad is not None

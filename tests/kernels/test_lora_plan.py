@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from graftwork.kernels.arrays import as_tensor
 from graftwork.kernels.dispatch import forced, native_module
+from graftwork.kernels.dtypes import safetensors_name
 from graftwork.kernels.linear import linear
 from graftwork.kernels.lora_expand import lora_expand
 from graftwork.kernels.lora_plan import LoraPlan, LoraPool, Segments
@@ -98,3 +101,24 @@ def test_threads_change_no_bit(threads: int) -> None:
         assert torch.equal(as_tensor(linear(x, weight)), product)
     finally:
         module.set_threads(1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_layer_gives_the_bits_of_its_base_and_its_plan(name: str, dtype: torch.dtype) -> None:
+    x, a, b, y, slots, start, ranks = batch(name, dtype)
+    native: Any = native_module()
+    w, bias = torch.randn(b.shape[1], a.shape[1]).to(dtype), torch.randn(b.shape[1]).to(dtype)
+    plan, rows = LoraPlan(LoraPool(a, b), start, ranks), Segments(slots)
+    expected: Any = linear(x, w, bias)
+    name_of = safetensors_name(dtype)
+    layer = native.LinearLayer(*(native.Array(each.data_ptr(), name_of, each.shape) for each in (w, bias)))
+    layer.compute(y.data_ptr(), x.data_ptr(), len(x), (None, None))
+    assert torch.equal(y, expected)
+    plan.add(expected, x, rows)
+    layer.compute(y.data_ptr(), x.data_ptr(), len(x), (rows.native, plan.native))
+    assert torch.equal(y, expected)
+    other = LoraPlan(LoraPool(a, a.clone()), start, ranks)
+    for added in ((Segments(slots[1:]).native, plan.native), (None, plan.native), (rows.native, other.native)):
+        with pytest.raises(ValueError, match="not one of this layer"):
+            layer.compute(y.data_ptr(), x.data_ptr(), len(x), added)
