@@ -9,10 +9,11 @@ from pathlib import Path
 
 from benchmarks.serving.case import BASE, Case
 from benchmarks.serving.client import load_seconds, run_trace
-from benchmarks.serving.effort import Effort
+from benchmarks.serving.effort import Answer, Effort
 from benchmarks.serving.family import Family
 from benchmarks.serving.measured import Figures, resident_bytes, summarise
 from benchmarks.serving.process import free_port, server
+from benchmarks.serving.trace import warm_up
 from graftwork.registry.refs import Name, Ref
 from graftwork.registry.registry import Registry
 from graftwork.registry.transfer.importer import import_source
@@ -22,7 +23,7 @@ from graftwork.settings import Settings
 def measure(
     family: Family, cases: Sequence[Case], root: Path, *, effort: Effort, threads: int
 ) -> Iterator[tuple[Case, Figures]]:
-    """Each case in turn on one server."""
+    """All cases on one server, a round of each in turn."""
     home = root / "home"
     with Registry.open(Settings(home=home)) as registry:
         import_source(registry, str(family.base), Name.parse("bench/base"))
@@ -36,17 +37,22 @@ def measure(
     environment = {"GRAFTWORK_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     with server(command, url, root / "ours.log", environment, "/healthz") as pid:
         load_seconds(url, ["bench/base"])
+        loads: dict[Case, float | None] = {}
+        memories: dict[Case, float | None] = {}
+        ways: dict[Case, Answer] = {}
         for case in cases:
             before = resident_bytes(pid)
             names = [_name(case.targets, index) for index in range(case.adapters)]
-            load = load_seconds(url, names) if case != BASE else None
-            memory = (resident_bytes(pid) - before) / case.adapters if case != BASE else None
+            loads[case] = load_seconds(url, names) if case != BASE else None
 
             def called(adapter: int | None, names: Sequence[str] = names) -> str:
                 return "bench/base" if adapter is None else names[adapter]
 
-            runs = effort.runs(case, partial(run_trace, url, pid, name=called))
-            yield case, summarise(runs, load=load, memory=memory)
+            ways[case] = partial(run_trace, url, pid, name=called)
+            ways[case](warm_up(adapters=case.adapters))
+            memories[case] = (resident_bytes(pid) - before) / case.adapters if case != BASE else None
+        for case, runs in effort.alternating(ways).items():
+            yield case, summarise(runs, load=loads[case], memory=memories[case])
 
 
 def _name(targets: str, index: int) -> str:
