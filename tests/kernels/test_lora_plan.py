@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from graftwork.kernels.linear import linear
 from graftwork.kernels.lora_expand import lora_expand
 from graftwork.kernels.lora_plan import LoraPlan, LoraPool, Segments
 from graftwork.kernels.lora_shrink import lora_shrink
+from graftwork.settings import load_settings
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 BATCHES = {
@@ -122,3 +124,21 @@ def test_a_layer_gives_the_bits_of_its_base_and_its_plan(name: str, dtype: torch
     for added in ((Segments(slots[1:]).native, plan.native), (None, plan.native), (rows.native, other.native)):
         with pytest.raises(ValueError, match="not one of this layer"):
             layer.compute(y.data_ptr(), x.data_ptr(), len(x), added)
+
+
+def test_small_calls_from_many_threads_keep_their_bits() -> None:
+    """Calls follow each other faster than threads wake up, or come while another's runs."""
+    native: Any = native_module()
+    given = [(torch.randn(tokens, 256), torch.randn(out, 256)) for tokens, out in ((20, 512), (33, 1000), (60, 300))]
+    expected = [as_tensor(linear(x, w)) for x, w in given]
+
+    def call(first: int) -> bool:
+        turns = [(first + turn) % 3 for turn in range(600)]
+        return all(torch.equal(as_tensor(linear(*given[turn])), expected[turn]) for turn in turns)
+
+    try:
+        native.set_threads(4)
+        with ThreadPoolExecutor(3) as callers:
+            assert all(callers.map(call, range(3)))
+    finally:
+        native.set_threads(load_settings().threads)
