@@ -224,7 +224,7 @@ class Attachments:
                 return None
             slots = rows.head_slots if is_head else rows.slots
             x = _as_rows(module, args[0])
-            _require_rows(name, x, slots)
+            _require_rows(name, len(x), len(slots))
             changed = x
             for slot, form in forms.items():
                 mine = slots == slot
@@ -276,14 +276,16 @@ class _LowRank:
     def __init__(self, attachments: Attachments, name: str, *, is_head: bool) -> None:
         self._attachments, self._name, self._is_head = attachments, name, is_head
 
-    def planned(self, dtype: torch.dtype) -> Planned | None:
+    def planned(self, rows: int, dtype: torch.dtype) -> Planned | None:
         step = self._attachments.step_of(self._name, is_head=self._is_head)
         if step is None:
             return NOTHING
         route, slots = step
         if route.plan is None or route.plan.dtype != dtype:
             return None
-        return self._attachments.segments_of(slots, is_head=self._is_head).native, route.plan.native
+        segments = self._attachments.segments_of(slots, is_head=self._is_head)
+        _require_rows(self._name, rows, segments.tokens)
+        return segments.native, route.plan.native
 
     def add(self, y: Tensor, x: Tensor) -> None:
         step = self._attachments.step_of(self._name, is_head=self._is_head)
@@ -291,7 +293,7 @@ class _LowRank:
             return
         route, slots = step
         x, y = x.reshape(-1, x.shape[-1]).contiguous(), y.view(-1, y.shape[-1])
-        _require_rows(self._name, x, slots)
+        _require_rows(self._name, len(x), len(slots))
         if route.plan is not None and route.plan.add(y, x, self._attachments.segments_of(slots, is_head=self._is_head)):
             return
         hidden: Any = lora_shrink(x, route.pool.a, route.start, route.rank, slots, route.max_rank)
@@ -325,6 +327,6 @@ def _as_rows(module: nn.Module, x: Tensor) -> Tensor:
     return x.reshape(-1) if isinstance(module, nn.Embedding) else x.reshape(-1, x.shape[-1])
 
 
-def _require_rows(name: str, x: Tensor, slots: Tensor) -> None:
-    if len(x) != len(slots):
-        raise ValueError(f"{name} computes {len(x)} rows of {len(slots)}, so adapters cannot change it")
+def _require_rows(name: str, rows: int, wanted: int) -> None:
+    if rows != wanted:
+        raise ValueError(f"{name} computes {rows} rows of {wanted}, so adapters cannot change it")

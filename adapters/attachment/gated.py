@@ -89,12 +89,12 @@ def _forward(module: Any, activation: Activation) -> Callable[[Tensor], Tensor]:
             return stepwise(x)
         if not (gate.is_bare and up.is_bare and down.is_bare):
             return stepwise(x)
-        planned = gate.planned(), up.planned(), down.planned()
+        x, y = x.contiguous(), x.new_empty(*x.shape[:-1], down.out)
+        rows = y.numel() // down.out
+        planned = gate.planned(rows), up.planned(rows), down.planned(rows)
         if any(each is None for each in planned):
             return stepwise(x)
-        x = x.contiguous()
-        y = x.new_empty(*x.shape[:-1], down.out)
-        compute(y.data_ptr(), x.data_ptr(), y.numel() // down.out, *planned)
+        compute(y.data_ptr(), x.data_ptr(), rows, *planned)
         return y
 
     return forward

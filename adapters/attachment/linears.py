@@ -21,8 +21,11 @@ NOTHING: Planned = None, None
 class LowRank(Protocol):
     """What the adapters of a step add to one layer."""
 
-    def planned(self, dtype: torch.dtype) -> Planned | None:
-        """What a native call can add to rows of `dtype`; None where only `add` can do it."""
+    def planned(self, rows: int, dtype: torch.dtype) -> Planned | None:
+        """What a native call can add to as many rows of `dtype`; None where only `add` can do it.
+
+        Raises ValueError when the step has not as many.
+        """
 
     def add(self, y: Tensor, x: Tensor) -> None:
         """Add it to the layer's output for `x`, in place."""
@@ -32,44 +35,49 @@ class NativeLinear:
     """The forward of an nn.Linear by `kernels.linear`, and of its low rank in the same call.
 
     A row of the result has the same bits whatever rows are computed beside it, which torch does not promise. The weight
-    is read where it lies: no packed copy is made. With gradients, and once the module has another weight, torch
-    multiplies.
+    is read where it lies: no packed copy is made. With gradients, and once the module has another weight or bias,
+    torch multiplies.
     """
 
     def __init__(self, module: nn.Linear) -> None:
         native: Any = native_module()
         self.module, self.dtype, self.out = module, module.weight.dtype, module.out_features
         self.low_rank: LowRank | None = None
-        self._address = module.weight.data_ptr()
         self._kept = module.weight, module.bias  # so that nothing else comes to lie there
+        self._addresses = self._now()
         weight, bias = (None if each is None else _view(each.detach()) for each in (module.weight, module.bias))
         self.layer = native.LinearLayer(weight, bias)
 
     @property
     def is_intact(self) -> bool:
-        """Whether the module still has the weight that it had."""
-        return self.module._parameters["weight"].data_ptr() == self._address  # type: ignore[union-attr]
+        """Whether the module still has the weight and the bias that it had."""
+        return self._now() == self._addresses
 
     @property
     def is_bare(self) -> bool:
         """Whether calling the module does nothing but this."""
         return not (self.module._forward_pre_hooks or self.module._forward_hooks) and self.is_intact
 
-    def planned(self) -> Planned | None:
+    def planned(self, rows: int) -> Planned | None:
         """As `LowRank.planned`."""
-        return NOTHING if self.low_rank is None else self.low_rank.planned(self.dtype)
+        return NOTHING if self.low_rank is None else self.low_rank.planned(rows, self.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The module's output, [..., out]."""
         if x.dtype != self.dtype or not x.is_cpu or torch.is_grad_enabled() or not self.is_intact:
             y, planned = F.linear(x, self.module.weight, self.module.bias), None
         else:
-            x, planned = x.contiguous(), self.planned()
-            y = x.new_empty(*x.shape[:-1], self.out)
-            self.layer.compute(y.data_ptr(), x.data_ptr(), y.numel() // self.out, planned or NOTHING)
+            x, y = x.contiguous(), x.new_empty(*x.shape[:-1], self.out)
+            rows = y.numel() // self.out
+            planned = self.planned(rows)
+            self.layer.compute(y.data_ptr(), x.data_ptr(), rows, planned or NOTHING)
         if planned is None and self.low_rank is not None:
             self.low_rank.add(y, x)
         return y
+
+    def _now(self) -> list[int | None]:
+        each = (self.module._parameters["weight"], self.module._parameters["bias"])
+        return [None if tensor is None else tensor.data_ptr() for tensor in each]
 
 
 def take_over_linears(model: nn.Module) -> Mapping[nn.Module, NativeLinear]:
