@@ -74,5 +74,22 @@ PYBIND11_MODULE(_native, m) {
     py::class_<GatedLayers>(m, "GatedLayers")
         .def(py::init<LinearLayer, LinearLayer, LinearLayer, std::string>())
         .def("compute", &GatedLayers::compute, NoGil());
+    py::class_<DecoderLayer>(m, "DecoderLayer")
+        .def(
+            py::init<
+                Norm, LinearLayer, LinearLayer, LinearLayer, LinearLayer, std::optional<Norm>, std::optional<Norm>, Norm,
+                GatedLayers, float, std::int64_t>(),
+            py::arg("before_attention"),
+            py::arg("q"),
+            py::arg("k"),
+            py::arg("v"),
+            py::arg("o"),
+            py::arg("of_queries"),
+            py::arg("of_keys"),
+            py::arg("before_feed_forward"),
+            py::arg("feed_forward"),
+            py::arg("scale"),
+            py::arg("window"))
+        .def("compute", &DecoderLayer::compute, NoGil());
     m.def("set_threads", &set_threads);
 }

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, cached_property, update_wrapper
@@ -121,12 +121,7 @@ class Kernel(Generic[P, R]):
             raise ModuleNotFoundError(f"{NATIVE} was not built", name=NATIVE)
         function = getattr(module, self.name)
 
-        def view(array: Array) -> Any:
-            if isinstance(array, np.ndarray):  # whose address takes longer to ask for here than there
-                return module.Array(array, safetensors_name(array.dtype))
-            return module.Array(address(array), safetensors_name(array.dtype), array.shape)
-
-        return lambda *args: function(*with_arrays(args, view))
+        return lambda *args: function(*with_arrays(args, native_view))
 
 
 def kernel(declaration: Callable[P, R]) -> Kernel[P, R]:
@@ -151,6 +146,17 @@ def native_module() -> ModuleType | None:
         return None
     module.set_threads(_settings().threads)
     return module
+
+
+def native_view(array: Array, shape: Sequence[int] | None = None) -> Any:
+    """A contiguous array in host memory as the native module takes it, of as many elements in another shape if given.
+
+    It does not keep the array alive. There must be a native module.
+    """
+    module: Any = native_module()
+    if isinstance(array, np.ndarray) and shape is None:  # whose address takes longer to ask for here than there
+        return module.Array(array, safetensors_name(array.dtype))
+    return module.Array(address(array), safetensors_name(array.dtype), array.shape if shape is None else shape)
 
 
 @cache

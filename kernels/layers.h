@@ -1,6 +1,7 @@
 // Layers of a loaded model in one call each, with what a step's adapters add to them; what an inference step calls.
 #pragma once
 
+#include <array>
 #include <utility>
 
 #include "lora_plan.h"
@@ -39,9 +40,57 @@ public:
         Added to_up,
         Added to_down) const;
 
+    // Elements of a row of x, and of y.
+    std::int64_t width() const { return gate.weight.shape[1]; }
+    std::int64_t out() const { return down.weight.shape[0]; }
+
 private:
     const LinearLayer gate, up, down;
     const std::string activation;
+};
+
+// The weight of an `rms_norm` and its epsilon.
+using Norm = std::pair<Array, float>;
+
+// x + o(attention of q, k and v of norm(x)) and then z + feed_forward(norm(z)): a whole layer of a decoder, as the
+// kernels of its parts give it. Queries and keys are turned by rotary embeddings, after norms of their own if they have any.
+class DecoderLayer {
+public:
+    // Throws std::invalid_argument for parts that do not fit each other.
+    DecoderLayer(
+        Norm before_attention,
+        LinearLayer q,
+        LinearLayer k,
+        LinearLayer v,
+        LinearLayer o,
+        std::optional<Norm> of_queries,
+        std::optional<Norm> of_keys,
+        Norm before_feed_forward,
+        GatedLayers feed_forward,
+        float scale,
+        std::int64_t window);
+
+    // Of rows x [tokens, hidden] with cos and sin [tokens, width] and the step's pages, see `paged_attention`; what is
+    // added: to q, k, v, o, gate, up and down.
+    void compute(
+        std::uintptr_t y,
+        std::uintptr_t x,
+        const Array& cos,
+        const Array& sin,
+        const Array& keys,
+        const Array& values,
+        const Array& pages,
+        const Array& spans,
+        const std::array<Added, 7>& added) const;
+
+private:
+    const Norm before_attention;
+    const LinearLayer q, k, v, o;
+    const std::optional<Norm> of_queries, of_keys;
+    const Norm before_feed_forward;
+    const GatedLayers feed_forward;
+    const float scale;
+    const std::int64_t window;
 };
 
 }  // namespace graftwork

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graftwork.kernels.arrays import Array, address, device, is_contiguous
-from graftwork.kernels.dispatch import native_module
-from graftwork.kernels.dtypes import safetensors_name
+from graftwork.kernels.dispatch import native_module, native_view
 from graftwork.kernels.lora_shrink import lora_shrink
 
 
@@ -29,10 +28,9 @@ class LoraPool:
     """One layer's rank rows: a [rows, in] and b [rows, out], of one dtype: F64 F32 F16 BF16."""
 
     def __init__(self, a: Array, b: Array) -> None:
-        module: Any = native_module()
         self._kept = a, b  # their addresses are
         self.dtype, self.width, self.out = a.dtype, a.shape[1], b.shape[1]
-        self.views = [module.Array(address(each), safetensors_name(each.dtype), each.shape) for each in (a, b)]
+        self.views = [native_view(each) for each in (a, b)]
 
     @staticmethod
     def takes(a: Array, b: Array) -> bool:

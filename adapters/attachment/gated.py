@@ -3,23 +3,60 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from inspect import signature
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from graftwork.adapters.attachment.linears import NativeLinear
-from graftwork.kernels.dispatch import native_module
-from graftwork.kernels.dtypes import safetensors_name
+from graftwork.adapters.attachment.linears import NativeLinear, is_computed_at_once
+from graftwork.kernels.dispatch import native_module, native_view
 from graftwork.kernels.gated_product import Activation, gated_product
 
-PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+PARTS = (*PROJECTIONS, "act_fn")
 """What models call the layer's modules; a layer of more is something else."""
 
 TAKEN = (torch.float32, torch.float16, torch.bfloat16)
 """The kernel computes in float32, so that in float64 torch computes more exactly."""
+
+
+class GatedForward:
+    """The forward of a gated feed-forward layer: in one call where nothing looks into it, or else by steps."""
+
+    def __init__(self, module: Any, activation: Activation) -> None:
+        native: Any = native_module()
+        self._compute = native.gated_product
+        self._module, self._activation, self._plainly = module, activation, module.forward
+        projections = [getattr(module, name).forward for name in PROJECTIONS]
+        self.projections: tuple[NativeLinear, ...] = ()
+        """To its gate, up and down, where they can be computed in one call."""
+        if all(isinstance(each, NativeLinear) and each.dtype == projections[0].dtype for each in projections):
+            self.projections = tuple(projections)
+            self.layers = native.GatedLayers(*(each.layer for each in projections), activation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The layer's output, as x."""
+        if self.projections and is_computed_at_once(x, self.projections):
+            x, y = x.contiguous(), x.new_empty(*x.shape[:-1], self.projections[-1].out)
+            rows = y.numel() // y.shape[-1]
+            planned = [each.planned(rows) for each in self.projections]
+            if None not in planned:
+                self.layers.compute(y.data_ptr(), x.data_ptr(), rows, *planned)
+                return y
+        return self._by_steps(x)
+
+    def _by_steps(self, x: Tensor) -> Tensor:
+        module = self._module
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self._plainly(x)  # type: ignore[no-any-return]
+        gate, up = module.gate_proj(x), module.up_proj(x)
+        if not (gate.dtype == up.dtype and gate.dtype in TAKEN and gate.shape == up.shape):
+            return module.down_proj(module.act_fn(gate) * up)  # type: ignore[no-any-return]
+        gate, up = gate.contiguous(), up.contiguous()
+        out = torch.empty_like(gate)
+        self._compute(*map(native_view, (out, gate, up)), self._activation)
+        return module.down_proj(out)  # type: ignore[no-any-return]
 
 
 def take_over_gated(model: nn.Module) -> int:
@@ -35,7 +72,7 @@ def take_over_gated(model: nn.Module) -> int:
         if {name for name, _ in module.named_children()} == set(PARTS) and "forward" not in vars(module):
             activation = _activation(module)
             if activation is not None:
-                module.forward = _forward(module, activation)
+                module.forward = GatedForward(module, activation)
                 taken += 1
     return taken
 
@@ -73,49 +110,3 @@ def _activation(module: nn.Module) -> Activation | None:
         if found.dtype == dtype and bool(((found.float() - wanted.float()).abs() <= allowed).all()):
             return name  # type: ignore[no-any-return]
     return None
-
-
-def _forward(module: Any, activation: Activation) -> Callable[[Tensor], Tensor]:
-    stepwise = _by_steps(module, activation)
-    gate, up, down = module.gate_proj.forward, module.up_proj.forward, module.down_proj.forward
-    if not all(isinstance(each, NativeLinear) and each.dtype == gate.dtype for each in (gate, up, down)):
-        return stepwise
-    native: Any = native_module()
-    compute = native.GatedLayers(gate.layer, up.layer, down.layer, activation).compute
-
-    def forward(x: Tensor) -> Tensor:
-        """All of the layer in one call, where nothing looks into it."""
-        if x.dtype != gate.dtype or not x.is_cpu or torch.is_grad_enabled():
-            return stepwise(x)
-        if not (gate.is_bare and up.is_bare and down.is_bare):
-            return stepwise(x)
-        x, y = x.contiguous(), x.new_empty(*x.shape[:-1], down.out)
-        rows = y.numel() // down.out
-        planned = gate.planned(rows), up.planned(rows), down.planned(rows)
-        if any(each is None for each in planned):
-            return stepwise(x)
-        compute(y.data_ptr(), x.data_ptr(), rows, *planned)
-        return y
-
-    return forward
-
-
-def _by_steps(module: Any, activation: Activation) -> Callable[[Tensor], Tensor]:
-    native, plainly = native_module(), module.forward
-    assert native is not None  # noqa: S101  it was asked
-    compute, view = native.gated_product, native.Array
-
-    def forward(x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            return plainly(x)  # type: ignore[no-any-return]
-        gate, up = module.gate_proj(x), module.up_proj(x)
-        dtype, size = safetensors_name(gate.dtype), (gate.numel(),)
-        if not (gate.dtype == up.dtype and gate.dtype in TAKEN and gate.shape == up.shape):
-            return module.down_proj(module.act_fn(gate) * up)  # type: ignore[no-any-return]
-        gate, up = gate.contiguous(), up.contiguous()
-        out = torch.empty_like(gate)
-        to, given, factor = (view(array.data_ptr(), dtype, size) for array in (out, gate, up))
-        compute(to, given, factor, activation)
-        return module.down_proj(out)  # type: ignore[no-any-return]
-
-    return forward

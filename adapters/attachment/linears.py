@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the name every reader knows
 from torch import Tensor, nn
 
-from graftwork.kernels.dispatch import native_module
+from graftwork.kernels.dispatch import native_module, native_view
 from graftwork.kernels.dtypes import safetensors_name
 from graftwork.kernels.linear import linear
 
@@ -45,7 +45,7 @@ class NativeLinear:
         self.low_rank: LowRank | None = None
         self._kept = module.weight, module.bias  # so that nothing else comes to lie there
         self._addresses = self._now()
-        weight, bias = (None if each is None else _view(each.detach()) for each in (module.weight, module.bias))
+        weight, bias = (None if each is None else native_view(each.detach()) for each in (module.weight, module.bias))
         self.layer = native.LinearLayer(weight, bias)
 
     @property
@@ -80,6 +80,16 @@ class NativeLinear:
         return [None if tensor is None else tensor.data_ptr() for tensor in each]
 
 
+def is_computed_at_once(x: Tensor, linears: Sequence[NativeLinear]) -> bool:
+    """Whether one native call may do what layers of one dtype make of `x`, because nothing looks into them."""
+    return (
+        x.dtype == linears[0].dtype
+        and x.is_cpu
+        and not torch.is_grad_enabled()
+        and all(each.is_bare for each in linears)
+    )
+
+
 def take_over_linears(model: nn.Module) -> Mapping[nn.Module, NativeLinear]:
     """Give every nn.Linear of `model` for which that is faster than torch a NativeLinear as its forward."""
     native = native_module()
@@ -90,8 +100,3 @@ def take_over_linears(model: nn.Module) -> Mapping[nn.Module, NativeLinear]:
         if native is not None and native.has_fast_linear(safetensors_name(module.weight.dtype)):
             taken[module] = module.forward = NativeLinear(module)  # type: ignore[method-assign, assignment]
     return taken
-
-
-def _view(tensor: Tensor) -> Any:
-    native: Any = native_module()
-    return native.Array(tensor.data_ptr(), safetensors_name(tensor.dtype), tensor.shape)

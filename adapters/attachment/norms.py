@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from graftwork.kernels.dispatch import native_module
-from graftwork.kernels.dtypes import safetensors_name
+from graftwork.kernels.dispatch import native_module, native_view
 from graftwork.kernels.rms_norm import rms_norm
 
 EPS = ("variance_epsilon", "eps")
 """What models call the number under the root."""
+
+
+class NativeNorm:
+    """The forward of a norm by `kernels.rms_norm`. With gradients, the module computes as before."""
+
+    def __init__(self, module: nn.Module, eps: float) -> None:
+        native: Any = native_module()
+        self.module, self.eps = module, eps
+        self._plainly, self._compute = module.forward, native.rms_norm
+        self._kept = self._weight  # so that nothing else comes to lie there
+        self._address = self._kept.data_ptr()
+        self.weight = native_view(self._kept)
+        """As native calls take it."""
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether calling the module does nothing but this, with the weight that it had."""
+        hooks = self.module._forward_pre_hooks or self.module._forward_hooks
+        return not hooks and self._weight.data_ptr() == self._address
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The module's output."""
+        weight = self._weight
+        if x.dtype != weight.dtype or torch.is_grad_enabled() or x.device.type != "cpu":
+            return self._plainly(x)  # type: ignore[no-any-return]
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        self._compute(native_view(y), native_view(x), native_view(weight), self.eps)
+        return y
+
+    @property
+    def _weight(self) -> Tensor:
+        weight: Any = self.module._parameters["weight"]
+        return weight  # type: ignore[no-any-return]
 
 
 def take_over_norms(model: nn.Module) -> int:
@@ -28,7 +60,7 @@ def take_over_norms(model: nn.Module) -> int:
         if eps is None or not isinstance(weight, Tensor) or weight.dim() != 1 or list(module.parameters()) != [weight]:
             continue
         if rms_norm.choice(weight.detach()) == "native" and _is_rms_norm(module, weight.detach(), eps):
-            module.forward = _forward(module, eps)
+            module.forward = NativeNorm(module, eps)
             taken += 1
     return taken
 
@@ -41,22 +73,3 @@ def _is_rms_norm(module: nn.Module, weight: Tensor, eps: float) -> bool:
     wanted: Any = rms_norm(x, weight, eps)
     tolerance = 4 * torch.finfo(weight.dtype).eps
     return found.dtype == x.dtype and torch.allclose(found, wanted, rtol=tolerance, atol=tolerance * 1e-3)
-
-
-def _forward(module: nn.Module, eps: float) -> Callable[[Tensor], Tensor]:
-    native, plainly = native_module(), module.forward
-    assert native is not None  # noqa: S101  it was asked
-    compute, view = native.rms_norm, native.Array
-
-    def forward(x: Tensor) -> Tensor:
-        weight: Any = module.weight
-        if x.dtype != weight.dtype or torch.is_grad_enabled() or x.device.type != "cpu":
-            return plainly(x)  # type: ignore[no-any-return]
-        x = x.contiguous()
-        y = torch.empty_like(x)
-        name, size = safetensors_name(x.dtype), x.numel()
-        to, given = view(y.data_ptr(), name, (size,)), view(x.data_ptr(), name, (size,))
-        compute(to, given, view(weight.data_ptr(), name, (len(weight),)), eps)
-        return y
-
-    return forward

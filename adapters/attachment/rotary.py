@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.kernels.dispatch import native_module
-from graftwork.kernels.dtypes import safetensors_name
+from graftwork.kernels.dispatch import native_module, native_view
 from graftwork.kernels.rotary_embedding import rotary_embedding
 
 NAME = "apply_rotary_pos_emb"
@@ -76,17 +75,16 @@ def _calling(forward: FunctionType, turn: Turn) -> FunctionType:
 def _turn(plainly: Any) -> Turn:
     native = native_module()
     assert native is not None  # noqa: S101  it was asked
-    compute, view = native.rotary_embedding, native.Array
+    compute = native.rotary_embedding
 
     def turned(x: Tensor, cos: Any, sin: Any) -> Tensor:
         _, heads, rows, width = x.shape
-        by_row, name = x[0].transpose(0, 1), safetensors_name(x.dtype)
+        by_row = x[0].transpose(0, 1)
         if by_row.stride()[1:] != (width, 1) or by_row.stride(0) < heads * width:
             by_row = by_row.contiguous()
         stride = by_row.stride(0) if rows > 1 else heads * width
         y = x.new_empty(rows, heads, width)
-        to, given = view(y.data_ptr(), name, (rows, heads, width)), view(by_row.data_ptr(), name, (rows, stride))
-        compute(to, given, cos, sin)
+        compute(native_view(y), native_view(by_row, (rows, stride)), cos, sin)
         return y.transpose(0, 1)[None]
 
     def turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **others: Any) -> tuple[Tensor, Tensor]:
@@ -96,8 +94,7 @@ def _turn(plainly: Any) -> Turn:
         if not (fits and alike) or args or others or torch.is_grad_enabled() or q.device.type != "cpu":
             return plainly(q, k, cos, sin, *args, **others)  # type: ignore[no-any-return]
         cos, sin = cos.contiguous(), sin.contiguous()
-        name = safetensors_name(q.dtype)
-        factors = [view(factor.data_ptr(), name, tuple(factor.shape[1:])) for factor in (cos, sin)]
+        factors = [native_view(factor, factor.shape[1:]) for factor in (cos, sin)]
         return turned(q, *factors), turned(k, *factors)
 
     return turn

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from graftwork.adapters.engine.pages import Pages
 from graftwork.errors import InvalidSetting
+from graftwork.kernels.dispatch import native_view
 from graftwork.kernels.paged_attention import paged_attention
 from graftwork.kernels.paged_store import paged_store
 
@@ -64,7 +66,9 @@ class KeyValueCache:
             expected = f"at least {least * self.page_bytes} bytes for this model"
             raise InvalidSetting(name="GRAFTWORK_CACHE_BYTES", value=size, expected=expected)
         self.pages = Pages(total)
-        self._layers.clear()
+        for index, layer in self._layers.items():
+            keys, values = (each.new_empty(total, *each.shape[1:]) for each in layer)
+            self._layers[index] = keys, values
 
     def copy(self, source: int, target: int) -> None:
         """Give one page the content of another."""
@@ -82,6 +86,10 @@ class KeyValueCache:
             self._layers[index] = (keys, values)
         return self._layers[index]
 
+    def kept(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """The layer's keys and values; None before it has stored anything."""
+        return self._layers.get(index)
+
     def view(self, spans: Sequence[Span], device: torch.device) -> CacheView:
         """The cache as one step's attention sees it; the spans are in the order of their rows."""
         return CacheView(self, spans, device)
@@ -97,6 +105,16 @@ class CacheView:
         table = [[*span.pages[:count], *[0] * (most - count)] for span, count in zip(spans, counts, strict=True)]
         self._pages = torch.tensor(table, dtype=torch.int32).view(len(spans), most).to(device)
         self._spans = torch.tensor([(span.count, span.length) for span in spans], dtype=torch.int32)
+        self._native: tuple[Any, ...] | None = None
+
+    def native(self, layer: int) -> tuple[Any, ...] | None:
+        """Keys, values, pages and spans as native calls take them; None before the layer has stored anything."""
+        kept = self._cache.kept(layer)
+        if kept is None:
+            return None
+        if self._native is None:
+            self._native = native_view(self._pages), native_view(self._spans)
+        return *map(native_view, kept), *self._native
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
         """Keep the new rows' keys and values, then what each row attends to.

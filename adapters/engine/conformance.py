@@ -49,7 +49,7 @@ def require_conformance(runner: Runner, expected: list[Tensor], path: Path, max_
     """
     try:
         with masks.watched(runner.model) as untold, runner.attachments.observing():
-            got = _packed_logits(runner, *prompts(runner.model))
+            got = packed_logits(runner)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InvalidCheckpoint(path=str(path), reason=f"the embedded engine cannot run it: {error}") from error
     for ours, theirs in zip(got, expected, strict=True):
@@ -66,7 +66,9 @@ def require_conformance(runner: Runner, expected: list[Tensor], path: Path, max_
         raise InvalidCheckpoint(path=str(path), reason=reason)
 
 
-def _packed_logits(runner: Runner, first: list[int], second: list[int]) -> list[Tensor]:
+def packed_logits(runner: Runner) -> list[Tensor]:
+    """The last logits of each prompt by the engine, in packed batches."""
+    first, second = prompts(runner.model)
     pages = list(range(pages_needed(runner.cache.page_tokens)))
     split = runner.cache.pages_for(len(first))
 

@@ -90,10 +90,10 @@ def test_without_native_kernels_the_answers_are_the_same(
     architecture: str, family_of: Callable[[str], Family], engine_of: EngineFactory
 ) -> None:
     family = family_of(architecture)
-    engine = engine_of(family, page_tokens=4)
     asked = [(name, prompt) for prompt in prompts(2, seed=6) for name in [None, "everything"]]
     greedy = Sampling(max_tokens=7, temperature=0)
     with forced("reference"):
+        engine = engine_of(family, page_tokens=4)
         generations = [engine.submit(Request(prompt, greedy, family.lease(engine, name))) for name, prompt in asked]
         drain(engine)
     for (name, prompt), generation in zip(asked, generations, strict=True):
