@@ -91,5 +91,17 @@ PYBIND11_MODULE(_native, m) {
             py::arg("scale"),
             py::arg("window"))
         .def("compute", &DecoderLayer::compute, NoGil());
+    py::class_<Step>(m, "Step")
+        .def(
+            py::init([](const Array& cos, const Array& sin, const Array& pages, const Array& spans) {
+                return Step{cos, sin, pages, spans};
+            }),
+            py::arg("cos"),
+            py::arg("sin"),
+            py::arg("pages"),
+            py::arg("spans"));
+    py::class_<DecoderLayers>(m, "DecoderLayers")
+        .def(py::init<std::vector<DecoderLayer>>(), py::arg("layers"))
+        .def("compute", &DecoderLayers::compute, NoGil());
     m.def("set_threads", &set_threads);
 }

@@ -125,22 +125,15 @@ DecoderLayer::DecoderLayer(
     if (!reads(this->k) || !reads(this->v) || !fits(this->o) || this->o.weight.shape[0] != hidden ||
         this->before_attention.first.size != hidden || this->before_feed_forward.first.size != hidden ||
         !norms(this->of_queries, this->q) || !norms(this->of_keys, this->k) ||
-        this->feed_forward.width() != hidden || this->feed_forward.out() != hidden)
+        this->feed_forward.dtype() != this->q.weight.dtype || this->feed_forward.width() != hidden || this->feed_forward.out() != hidden)
         throw std::invalid_argument("the parts of the layer do not fit each other");
 }
 
 void DecoderLayer::compute(
-    std::uintptr_t y,
-    std::uintptr_t x,
-    const Array& cos,
-    const Array& sin,
-    const Array& keys,
-    const Array& values,
-    const Array& pages,
-    const Array& spans,
-    const std::array<Added, 7>& added) const {
+    std::uintptr_t y, std::uintptr_t x, const Step& step, const Cached& cached, const AddedToLayer& added) const {
+    const auto& [keys, values] = cached;
     const auto& [to_q, to_k, to_v, to_o, to_gate, to_up, to_down] = added;
-    const std::int64_t tokens = cos.shape.at(0), hidden = q.weight.shape[1], width = keys.shape.at(2);
+    const std::int64_t tokens = step.cos.shape.at(0), hidden = q.weight.shape[1], width = keys.shape.at(2);
     const std::int64_t queries = q.weight.shape[0], attended_width = o.weight.shape[1];
     if (k.weight.shape[0] != keys.shape[1] * width || v.weight.shape[0] != keys.shape[1] * values.shape.at(3) ||
         queries % width || attended_width != queries / width * values.shape[3])
@@ -159,21 +152,31 @@ void DecoderLayer::compute(
     const auto turned = [&](const Array& rows, const std::optional<Norm>& by, Between what) {
         if (by) norm(rows, rows, *by);
         const Array made = by_head(between(what, rows.shape[1]), width);
-        rotary_embedding(made, rows, cos, sin);
+        rotary_embedding(made, rows, step.cos, step.sin);
         return made;
     };
     const Array query = turned(projected(q, QUERY, to_q), of_queries, TURNED_QUERY);
     const Array key = turned(projected(k, KEY, to_k), of_keys, TURNED_KEY);
     const Array value = by_head(projected(v, VALUE, to_v), values.shape[3]);
-    paged_store(keys, values, key, value, pages, spans);
+    paged_store(keys, values, key, value, step.pages, step.spans);
     const Array attended = by_head(between(ATTENDED, attended_width), values.shape[3]);
-    paged_attention(attended, query, keys, values, pages, spans, scale, window);
+    paged_attention(attended, query, keys, values, step.pages, step.spans, scale, window);
     o.compute(address_of(normed), address_of(attended), tokens, to_o);
     add_rows(middle, given, normed);
 
     norm(normed, middle, before_feed_forward);
     feed_forward.compute(y, address_of(normed), tokens, to_gate, to_up, to_down);
     add_rows(out, middle, out);
+}
+
+void DecoderLayers::compute(
+    std::uintptr_t y,
+    std::uintptr_t x,
+    const Step& step,
+    const std::vector<Cached>& cached,
+    const std::vector<AddedToLayer>& added) const {
+    check_counts(layers.size(), {cached.size(), added.size()});
+    for (std::size_t i = 0; i < layers.size(); i++) layers[i].compute(y, i ? y : x, step, cached[i], added[i]);
 }
 
 }  // namespace graftwork

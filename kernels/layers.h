@@ -40,6 +40,8 @@ public:
         Added to_up,
         Added to_down) const;
 
+    Dtype dtype() const { return gate.weight.dtype; }
+
     // Elements of a row of x, and of y.
     std::int64_t width() const { return gate.weight.shape[1]; }
     std::int64_t out() const { return down.weight.shape[0]; }
@@ -48,6 +50,16 @@ private:
     const LinearLayer gate, up, down;
     const std::string activation;
 };
+
+// What the layers of a step share: cos and sin [tokens, width], pages and spans as `paged_attention` takes them.
+struct Step {
+    const Array cos, sin, pages, spans;
+};
+
+// A layer's keys and values.
+using Cached = std::pair<Array, Array>;
+
+using AddedToLayer = std::array<Added, 7>;
 
 // The weight of an `rms_norm` and its epsilon.
 using Norm = std::pair<Array, float>;
@@ -70,18 +82,9 @@ public:
         float scale,
         std::int64_t window);
 
-    // Of rows x [tokens, hidden] with cos and sin [tokens, width] and the step's pages, see `paged_attention`; what is
-    // added: to q, k, v, o, gate, up and down.
+    // Of rows x [tokens, hidden], which may be y; what is added: to q, k, v, o, gate, up and down.
     void compute(
-        std::uintptr_t y,
-        std::uintptr_t x,
-        const Array& cos,
-        const Array& sin,
-        const Array& keys,
-        const Array& values,
-        const Array& pages,
-        const Array& spans,
-        const std::array<Added, 7>& added) const;
+        std::uintptr_t y, std::uintptr_t x, const Step& step, const Cached& cached, const AddedToLayer& added) const;
 
 private:
     const Norm before_attention;
@@ -91,6 +94,23 @@ private:
     const GatedLayers feed_forward;
     const float scale;
     const std::int64_t window;
+};
+
+// Layers one after the other.
+class DecoderLayers {
+public:
+    explicit DecoderLayers(std::vector<DecoderLayer> layers) : layers(std::move(layers)) {}
+
+    // Throws std::invalid_argument unless there is something cached and added for each layer.
+    void compute(
+        std::uintptr_t y,
+        std::uintptr_t x,
+        const Step& step,
+        const std::vector<Cached>& cached,
+        const std::vector<AddedToLayer>& added) const;
+
+private:
+    const std::vector<DecoderLayer> layers;
 };
 
 }  // namespace graftwork

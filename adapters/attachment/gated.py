@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.adapters.attachment.linears import NativeLinear, is_computed_at_once
+from graftwork.adapters.attachment.watch import Watch
 from graftwork.kernels.dispatch import native_module, native_view
 from graftwork.kernels.gated_product import Activation, gated_product
 
@@ -33,11 +34,12 @@ class GatedForward:
         """To its gate, up and down, where they can be computed in one call."""
         if all(isinstance(each, NativeLinear) and each.dtype == projections[0].dtype for each in projections):
             self.projections = tuple(projections)
+            self._watch = Watch(each.module for each in projections)
             self.layers = native.GatedLayers(*(each.layer for each in projections), activation)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The layer's output, as x."""
-        if self.projections and is_computed_at_once(x, self.projections):
+        if self.projections and is_computed_at_once(x, self.projections[0].dtype, self._watch):
             x, y = x.contiguous(), x.new_empty(*x.shape[:-1], self.projections[-1].out)
             rows = y.numel() // y.shape[-1]
             planned = [each.planned(rows) for each in self.projections]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the name every reader knows
 from torch import Tensor, nn
 
+from graftwork.adapters.attachment.watch import Watch
 from graftwork.kernels.dispatch import native_module, native_view
 from graftwork.kernels.dtypes import safetensors_name
 from graftwork.kernels.linear import linear
@@ -43,20 +44,9 @@ class NativeLinear:
         native: Any = native_module()
         self.module, self.dtype, self.out = module, module.weight.dtype, module.out_features
         self.low_rank: LowRank | None = None
-        self._kept = module.weight, module.bias  # so that nothing else comes to lie there
-        self._addresses = self._now()
+        self._watch = Watch([module])
         weight, bias = (None if each is None else native_view(each.detach()) for each in (module.weight, module.bias))
         self.layer = native.LinearLayer(weight, bias)
-
-    @property
-    def is_intact(self) -> bool:
-        """Whether the module still has the weight and the bias that it had."""
-        return self._now() == self._addresses
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether calling the module does nothing but this."""
-        return not (self.module._forward_pre_hooks or self.module._forward_hooks) and self.is_intact
 
     def planned(self, rows: int) -> Planned | None:
         """As `LowRank.planned`."""
@@ -64,7 +54,7 @@ class NativeLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The module's output, [..., out]."""
-        if x.dtype != self.dtype or not x.is_cpu or torch.is_grad_enabled() or not self.is_intact:
+        if x.dtype != self.dtype or not x.is_cpu or torch.is_grad_enabled() or not self._watch.is_intact:
             y, planned = F.linear(x, self.module.weight, self.module.bias), None
         else:
             x, y = x.contiguous(), x.new_empty(*x.shape[:-1], self.out)
@@ -75,19 +65,10 @@ class NativeLinear:
             self.low_rank.add(y, x)
         return y
 
-    def _now(self) -> list[int | None]:
-        each = (self.module._parameters["weight"], self.module._parameters["bias"])
-        return [None if tensor is None else tensor.data_ptr() for tensor in each]
 
-
-def is_computed_at_once(x: Tensor, linears: Sequence[NativeLinear]) -> bool:
-    """Whether one native call may do what layers of one dtype make of `x`, because nothing looks into them."""
-    return (
-        x.dtype == linears[0].dtype
-        and x.is_cpu
-        and not torch.is_grad_enabled()
-        and all(each.is_bare for each in linears)
-    )
+def is_computed_at_once(x: Tensor, dtype: torch.dtype, watch: Watch) -> bool:
+    """Whether one native call may do what modules of a dtype make of `x`."""
+    return x.dtype == dtype and x.is_cpu and not torch.is_grad_enabled() and watch.is_bare
 
 
 def take_over_linears(model: nn.Module) -> Mapping[nn.Module, NativeLinear]:

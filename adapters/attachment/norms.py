@@ -21,31 +21,22 @@ class NativeNorm:
         native: Any = native_module()
         self.module, self.eps = module, eps
         self._plainly, self._compute = module.forward, native.rms_norm
-        self._kept = self._weight  # so that nothing else comes to lie there
-        self._address = self._kept.data_ptr()
-        self.weight = native_view(self._kept)
-        """As native calls take it."""
 
     @property
-    def is_bare(self) -> bool:
-        """Whether calling the module does nothing but this, with the weight that it had."""
-        hooks = self.module._forward_pre_hooks or self.module._forward_hooks
-        return not hooks and self._weight.data_ptr() == self._address
+    def weight(self) -> Tensor:
+        """[width]"""
+        weight: Any = self.module._parameters["weight"]
+        return weight  # type: ignore[no-any-return]
 
     def __call__(self, x: Tensor) -> Tensor:
         """The module's output."""
-        weight = self._weight
+        weight = self.weight
         if x.dtype != weight.dtype or torch.is_grad_enabled() or x.device.type != "cpu":
             return self._plainly(x)  # type: ignore[no-any-return]
         x = x.contiguous()
         y = torch.empty_like(x)
         self._compute(native_view(y), native_view(x), native_view(weight), self.eps)
         return y
-
-    @property
-    def _weight(self) -> Tensor:
-        weight: Any = self.module._parameters["weight"]
-        return weight  # type: ignore[no-any-return]
 
 
 def take_over_norms(model: nn.Module) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graftwork.adapters.engine.pages import Pages
 from graftwork.errors import InvalidSetting
-from graftwork.kernels.dispatch import native_view
+from graftwork.kernels.dispatch import native_module, native_view
 from graftwork.kernels.paged_attention import paged_attention
 from graftwork.kernels.paged_store import paged_store
 
@@ -105,16 +105,17 @@ class CacheView:
         table = [[*span.pages[:count], *[0] * (most - count)] for span, count in zip(spans, counts, strict=True)]
         self._pages = torch.tensor(table, dtype=torch.int32).view(len(spans), most).to(device)
         self._spans = torch.tensor([(span.count, span.length) for span in spans], dtype=torch.int32)
-        self._native: tuple[Any, ...] | None = None
 
-    def native(self, layer: int) -> tuple[Any, ...] | None:
-        """Keys, values, pages and spans as native calls take them; None before the layer has stored anything."""
+    def cached(self, layer: int) -> tuple[Any, Any] | None:
+        """The layer's keys and values as native calls take them; None before it has stored anything."""
         kept = self._cache.kept(layer)
-        if kept is None:
-            return None
-        if self._native is None:
-            self._native = native_view(self._pages), native_view(self._spans)
-        return *map(native_view, kept), *self._native
+        return None if kept is None else (native_view(kept[0]), native_view(kept[1]))
+
+    def native_step(self, cos: Tensor, sin: Tensor) -> Any:
+        """The step as native calls take it, with the rotary embeddings of its rows: [1, rows, width] each."""
+        native: Any = native_module()
+        turns = (native_view(each, each.shape[1:]) for each in (cos, sin))
+        return native.Step(*turns, native_view(self._pages), native_view(self._spans))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
         """Keep the new rows' keys and values, then what each row attends to.

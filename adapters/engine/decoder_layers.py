@@ -6,17 +6,19 @@ weights have passed through, and waits for whoever else wants it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graftwork.adapters.attachment.gated import GatedForward
-from graftwork.adapters.attachment.linears import NativeLinear, is_computed_at_once
+from graftwork.adapters.attachment.linears import NativeLinear, Planned, is_computed_at_once
 from graftwork.adapters.attachment.norms import NativeNorm
+from graftwork.adapters.attachment.watch import Watch
 from graftwork.adapters.engine.cache import CacheView
+from graftwork.adapters.engine.observed import Call, observed, told
 from graftwork.kernels.dispatch import native_module, native_view
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -29,45 +31,47 @@ HEAD_NORMS = ("q_norm", "k_norm")
 def take_over_decoder_layers(model: nn.Module, compute: Callable[[], object]) -> int:
     """Let every layer of `model` that is one of Llama's kind be computed in one native call; how many are now.
 
-    `compute` runs the model over a few rows. Which layers are taken over is found out by what they are given and what
+    `compute` runs the model over a few rows. Which layers are taken over is found out by what they are told and what
     they answer there: the native call has to give the same bits. It needs the norms, linear layers and the feed-forward
     layer to be taken over themselves. Where hooks look into a layer, where one of its weights was replaced, and with
     gradients, it computes by its parts.
     """
-    seen = {module: _Seen(module) for module in model.modules() if _has_parts(module)}
-    try:
+    with observed((module for module in model.modules() if _has_parts(module)), _noting) as calls:
         compute()
-    finally:
-        for each in seen.values():
-            each.look_away()
-    taken = 0
-    for module, each in seen.items():
-        forward = each.forward()
+    forwards = {module: _forward(module, of_module) for module, of_module in calls.items()}
+    for module, forward in forwards.items():
         if forward is not None:
             module.forward = forward
-            taken += 1
-    return taken
+    return sum(forward is not None for forward in forwards.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What a layer asks of attention."""
+
+    layer: int
+    scale: float
+    window: int | None
 
 
 class DecoderForward:
     """The forward of one layer of a decoder."""
 
-    def __init__(self, module: Any, attention: Attention, named: frozenset[str]) -> None:
-        """`named`: what it is told besides its rows."""
+    def __init__(self, module: Any, attention: Attention, names: frozenset[str]) -> None:
+        """`names`: of what it is told besides its rows. Raises ValueError for parts that do not fit each other."""
         inner = module.self_attn
-        self._plainly, self._attention, self._named = module.forward, attention, named
+        self._plainly, self._layer, self._names = module.forward, attention.layer, names
         norms = [getattr(module, name).forward for name in NORMS]
-        of_heads = [getattr(inner, name).forward if hasattr(inner, name) else None for name in HEAD_NORMS]
-        projections = [getattr(inner, name).forward for name in PROJECTIONS]
+        norms += [getattr(inner, name).forward if hasattr(inner, name) else None for name in HEAD_NORMS]
+        projections: list[NativeLinear] = [getattr(inner, name).forward for name in PROJECTIONS]
         self._linears = (*projections, *module.mlp.forward.projections)
-        self._norms = [norm for norm in (*norms, *of_heads) if norm is not None]
-        known = {module, *(each.module for each in (*self._linears, *self._norms))}
-        self._others = [part for part in module.modules() if part not in known]
-        native: Any = native_module()
+        self.dtype = projections[0].dtype
+        self._watch = Watch(part for part in module.modules() if part is not module)
         before, between, of_queries, of_keys = (
-            None if norm is None else (norm.weight, norm.eps) for norm in (*norms, *of_heads)
+            None if norm is None else (native_view(norm.weight.detach()), norm.eps) for norm in norms
         )
-        self._native = native.DecoderLayer(
+        native: Any = native_module()
+        self.native = native.DecoderLayer(
             before,
             *(each.layer for each in projections),
             of_queries,
@@ -80,120 +84,88 @@ class DecoderForward:
 
     def __call__(self, hidden_states: Tensor, *args: Any, **named: Any) -> Any:
         """The layer's output, as `hidden_states`."""
-        if not args and self._is_plain(hidden_states, named):
+        if not args and self.is_plain(hidden_states, named):
             y = self.at_once(hidden_states, named)
             if y is not None:
                 return y
         return self._plainly(hidden_states, *args, **named)
 
+    def is_plain(self, x: Tensor, named: Mapping[str, Any]) -> bool:
+        """Whether the layer is what it was, and told what it was told, when it was taken over."""
+        return (
+            told(named) == self._names
+            and isinstance(named.get("cache_view"), CacheView)
+            and are_turns(named.get("position_embeddings"), x)
+            and is_computed_at_once(x, self.dtype, self._watch)
+        )
+
     def at_once(self, x: Tensor, named: Mapping[str, Any]) -> Tensor | None:
         """[1, rows, hidden] of as much; None where the adapters of the step do not let it."""
-        kept = named["cache_view"].native(self._attention.layer)
-        planned = [linear.planned(x.shape[1]) for linear in self._linears]
-        if kept is None or None in planned:
+        view: CacheView = named["cache_view"]
+        added, cached = self.added(x.shape[1]), self.cached(view)
+        if added is None or cached is None:
             return None
         x = x.contiguous()
         y = torch.empty_like(x)
-        turns = [native_view(each, each.shape[1:]) for each in named["position_embeddings"]]
-        self._native.compute(y.data_ptr(), x.data_ptr(), *turns, *kept, planned)
+        step = view.native_step(*named["position_embeddings"])
+        self.native.compute(y.data_ptr(), x.data_ptr(), step, cached, added)
         return y
 
-    def _is_plain(self, x: Tensor, named: Mapping[str, Any]) -> bool:
-        """Whether the layer is what it was, and told what it was told, when it was taken over."""
-        turns = named.get("position_embeddings")
-        return (
-            x.dim() == 3
-            and len(x) == 1
-            and _told(named) == self._named
-            and isinstance(named.get("cache_view"), CacheView)
-            and isinstance(turns, tuple)
-            and all(each.dtype == x.dtype and each.shape[:2] == x.shape[:2] and each.is_contiguous() for each in turns)
-            and is_computed_at_once(x, self._linears)
-            and all(norm.is_bare for norm in self._norms)
-            and not any(part._forward_hooks or part._forward_pre_hooks for part in self._others)
-        )
+    def added(self, rows: int) -> Sequence[Planned] | None:
+        """What the step's adapters add to each linear layer; None where a native call cannot add it."""
+        planned = [linear.planned(rows) for linear in self._linears]
+        return None if None in planned else planned
+
+    def cached(self, view: CacheView) -> tuple[Any, Any] | None:
+        """Its keys and values."""
+        return view.cached(self._layer)
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """What a layer asks of attention."""
-
-    layer: int
-    scale: float
-    window: int | None
+def are_turns(turns: object, x: Tensor) -> bool:
+    """Whether these are the rotary embeddings of rows x [1, rows, hidden]: cos and sin, [1, rows, width]."""
+    if not isinstance(turns, tuple) or x.dim() != 3 or len(x) != 1:
+        return False
+    return all(each.dtype == x.dtype and each.shape[:2] == x.shape[:2] and each.is_contiguous() for each in turns)
 
 
+@dataclass(slots=True)
 class _Noting:
     """A view of the cache that notes what is asked of it."""
 
-    def __init__(self, view: CacheView) -> None:
-        self.view = view
-        self.asked: list[Attention] = []
+    view: CacheView
+    asked: list[Attention] = field(default_factory=list)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
         self.asked.append(Attention(layer, scale, window))
         return self.view.attend(layer, query, key, value, scale, window)
 
 
-@dataclass(slots=True)
-class _Call:
-    given: Tensor
-    named: dict[str, Any]
-    noting: _Noting
-    output: object = None
+def _noting(named: dict[str, Any]) -> dict[str, Any]:
+    view = named.get("cache_view")
+    return {**named, "cache_view": _Noting(view)} if isinstance(view, CacheView) else named
 
 
-class _Seen:
-    """The calls of one layer."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._calls: list[_Call] = []
-        self._hooks = (
-            module.register_forward_pre_hook(self._before, with_kwargs=True),
-            module.register_forward_hook(self._after),
-        )
-
-    def look_away(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def forward(self) -> DecoderForward | None:
-        """What computes the same in one call; None where nothing does."""
-        attentions = {attention for call in self._calls for attention in call.noting.asked}
-        told = {_told(call.named) for call in self._calls}
-        if len(attentions) != 1 or len(told) != 1 or any(len(call.noting.asked) != 1 for call in self._calls):
-            return None
-        try:
-            forward = DecoderForward(self._module, attentions.pop(), told.pop())
-        except ValueError:  # its parts do not fit each other
-            return None
-        same = all(_is_same(forward, call) for call in self._calls)
-        return forward if same else None
-
-    def _before(self, module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        view = named.get("cache_view")
-        if len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(view, CacheView):
-            return None
-        self._calls.append(_Call(args[0].clone(), named, _Noting(view)))
-        return args, {**named, "cache_view": self._calls[-1].noting}
-
-    def _after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        if self._calls:
-            self._calls[-1].output = output
+def _forward(module: nn.Module, calls: Sequence[Call]) -> DecoderForward | None:
+    """What answered these calls with the same bits; None where nothing does."""
+    views = [call.named.get("cache_view") for call in calls]
+    asked = [tuple(view.asked) for view in views if isinstance(view, _Noting)]
+    names = {call.told for call in calls}
+    if len(asked) != len(calls) or len(set(asked)) != 1 or len(asked[0]) != 1 or len(names) != 1:
+        return None
+    try:
+        forward = DecoderForward(module, asked[0][0], names.pop())
+        return forward if all(_is_same(forward, call) for call in calls) else None
+    except ValueError:  # its parts do not fit each other
+        return None
 
 
 @torch.inference_mode()
-def _is_same(forward: DecoderForward, call: _Call) -> bool:
-    if not isinstance(call.output, Tensor) or not forward._is_plain(call.given, call.named):
+def _is_same(forward: DecoderForward, call: Call) -> bool:
+    if len(call.args) != 1 or not isinstance(call.args[0], Tensor) or not isinstance(call.output, Tensor):
         return False
-    made = forward.at_once(call.given, call.named)
+    named = {**call.named, "cache_view": call.named["cache_view"].view}
+    made = forward.at_once(call.args[0], named) if forward.is_plain(call.args[0], named) else None
     return made is not None and torch.equal(made, call.output)
-
-
-def _told(named: Mapping[str, Any]) -> frozenset[str]:
-    """The names of what is neither missing nor off."""
-    return frozenset(name for name, value in named.items() if value is not None and value is not False)
 
 
 def _has_parts(module: nn.Module) -> bool:
@@ -203,7 +175,7 @@ def _has_parts(module: nn.Module) -> bool:
     parts: Any = module
     inner = parts.self_attn
     names = {name for name, _ in inner.named_children()}
-    if not {*PROJECTIONS} <= names <= {*PROJECTIONS, *HEAD_NORMS} or len(names) == 5:
+    if names not in ({*PROJECTIONS}, {*PROJECTIONS, *HEAD_NORMS}):
         return False
     norms = [getattr(parts, name) for name in NORMS] + [getattr(inner, name) for name in HEAD_NORMS if name in names]
     linears = [getattr(inner, name) for name in PROJECTIONS]

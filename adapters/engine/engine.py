@@ -30,7 +30,7 @@ from graftwork.adapters.engine.conformance import (
     prompts,
     require_conformance,
 )
-from graftwork.adapters.engine.decoder_layers import take_over_decoder_layers
+from graftwork.adapters.engine.decoder import take_over_decoder
 from graftwork.adapters.engine.intake import first_sequence
 from graftwork.adapters.engine.probing import passes_in_a_step
 from graftwork.adapters.engine.runner import Runner
@@ -77,7 +77,7 @@ class Engine:
         attachments = Attachments(model, settings.adapter_rank_rows, checkpoint.heads, take_over_linears(model))
         self._runner = Runner(model, cache, attachments)
         require_conformance(self._runner, expected, checkpoint.folder, self.max_tokens)
-        take_over_decoder_layers(model, lambda: packed_logits(self._runner))
+        take_over_decoder(model, lambda: packed_logits(self._runner))
         cache.fill(settings.cache_bytes, least=pages_needed(cache.page_tokens))
         self.residency = Residency(attachments, self._probe, base_name=checkpoint.name, limits=Limits.of(settings))
         self._scheduler = Scheduler(

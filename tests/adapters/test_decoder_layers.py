@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.models.llama import modeling_llama
 
 from graftwork.adapters.engine.batch import Piece
+from graftwork.adapters.engine.decoder import StackForward
 from graftwork.adapters.engine.decoder_layers import DecoderForward
 from graftwork.adapters.engine.engine import Engine
 from graftwork.kernels.dispatch import native_module
@@ -34,13 +36,13 @@ def has_fast_linears() -> bool:
 pytestmark = pytest.mark.skipif(not has_fast_linears(), reason="the processor has no AVX-512 for bfloat16")
 
 
-def taken(engine: Engine) -> list[nn.Module]:
-    return [m for m in engine._runner.model.modules() if isinstance(vars(m).get("forward"), DecoderForward)]
+def taken(engine: Engine, kind: type = DecoderForward) -> list[nn.Module]:
+    return [m for m in engine._runner.model.modules() if isinstance(vars(m).get("forward"), kind)]
 
 
 @contextmanager
 def by_parts(engine: Engine) -> Iterator[None]:
-    forwards: dict[Any, Any] = {module: module.forward for module in taken(engine)}
+    forwards: dict[Any, Any] = {each: each.forward for each in taken(engine) + taken(engine, StackForward)}
     for module, forward in forwards.items():
         module.forward = forward._plainly
     yield
@@ -49,18 +51,23 @@ def by_parts(engine: Engine) -> Iterator[None]:
 
 
 @contextmanager
-def counted() -> Iterator[list[int]]:
-    """How many layers were computed at once within."""
-    calls = [0]
-    plainly = DecoderForward.at_once
+def counted() -> Iterator[dict[type, int]]:
+    """How often a layer, or all of them, were computed at once within."""
+    calls: dict[type, int] = {DecoderForward: 0, StackForward: 0}
 
-    def at_once(self: DecoderForward, x: Tensor, named: Any) -> Tensor | None:
-        found = plainly(self, x, named)
-        calls[0] += found is not None
-        return found
+    def counting(kind: Any) -> Callable[..., Tensor | None]:
+        plainly = kind.at_once
+
+        def at_once(*args: Any) -> Tensor | None:
+            found: Tensor | None = plainly(*args)
+            calls[kind] += found is not None
+            return found
+
+        return at_once
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DecoderForward, "at_once", at_once)
+        for kind in (DecoderForward, StackForward):
+            patch.setattr(kind, "at_once", counting(kind))
         yield calls
 
 
@@ -77,6 +84,17 @@ def pieces(engine: Engine, residents: Sequence[Resident | None], counts: Sequenc
         )
         for index, count in enumerate(counts)
     ]
+
+
+@contextmanager
+def each_layer(engine: Engine) -> Iterator[None]:
+    """Layers are called one by one within."""
+    (stack,) = taken(engine, StackForward)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stack, "forward", vars(stack)["forward"]._plainly)
+        with counted() as calls:
+            yield
+    assert calls[DecoderForward] == engine.config.num_hidden_layers
 
 
 def both_ways(engine: Engine, batch: list[Piece]) -> tuple[Tensor, Tensor]:
@@ -100,11 +118,14 @@ def test_the_bits_of_its_parts_with_and_without_adapters(
     try:
         native.set_threads(threads)
         for start, counts in ((0, [3, 1, 30, 4]), (0, [1, 1]), (30, [1] * 8), (31, [2, 30])):
+            batch = pieces(engine, residents, counts, start)
             with counted() as calls:
-                at_once, parts = both_ways(engine, pieces(engine, residents, counts, start))
+                at_once, parts = both_ways(engine, batch)
             assert torch.equal(at_once, parts)
             assert at_once.isfinite().all()
-            assert calls[0] == layers
+            assert calls == {StackForward: 1, DecoderForward: 0}
+            with each_layer(engine):
+                assert torch.equal(engine._runner.forward(batch), parts)
     finally:
         native.set_threads(load_settings().threads)
         for lease in leases:
@@ -126,21 +147,54 @@ def test_bfloat16_has_the_bits_of_its_parts(family_of: Families, tmp_path: Path)
 
 @pytest.mark.parametrize("architecture", ["gemma3", "phi3", "mixtral", "gpt2", "cohere"])
 def test_a_layer_of_other_parts_is_left_alone(architecture: str, family_of: Families, engine_of: EngineFactory) -> None:
-    assert not taken(engine_of(family_of(architecture)))
+    engine: Engine = engine_of(family_of(architecture))
+    assert not taken(engine) + taken(engine, StackForward)
 
 
 def test_a_layer_that_computes_something_else_is_left_alone(
     family_of: Families, monkeypatch: pytest.MonkeyPatch, engine_of: EngineFactory
 ) -> None:
-    from transformers.models.llama import modeling_llama
-
     theirs = modeling_llama.LlamaDecoderLayer.forward
 
     def scaled(self: Any, *args: Any, **named: Any) -> Any:
         return theirs(self, *args, **named) * 1.01
 
     monkeypatch.setattr(modeling_llama.LlamaDecoderLayer, "forward", scaled)
-    assert not taken(engine_of(family_of("llama")))
+    engine: Engine = engine_of(family_of("llama"))
+    assert not taken(engine) + taken(engine, StackForward)
+
+
+def test_a_decoder_that_computes_something_else_around_its_layers_is_called_layer_by_layer(
+    family_of: Families, monkeypatch: pytest.MonkeyPatch, engine_of: EngineFactory
+) -> None:
+    theirs = modeling_llama.LlamaModel.forward
+
+    def scaled(self: Any, *args: Any, **named: Any) -> Any:
+        output = theirs(self, *args, **named)
+        output.last_hidden_state = output.last_hidden_state * 1.01
+        return output
+
+    monkeypatch.setattr(modeling_llama.LlamaModel, "forward", scaled)
+    engine: Engine = engine_of(family_of("llama"))
+    assert len(taken(engine)) == engine.config.num_hidden_layers
+    assert not taken(engine, StackForward)
+
+
+@pytest.mark.parametrize("name", ["embed_tokens", "norm", "rotary_emb"])
+def test_hooks_around_the_layers_change_the_answer(name: str, family_of: Families, engine_of: EngineFactory) -> None:
+    engine: Engine = engine_of(family_of("llama"))
+    batch = pieces(engine, [None], [5, 2])
+    before = engine._runner.forward(batch)
+
+    def change(module: nn.Module, args: object, output: Any) -> Any:
+        return tuple(each * 0.5 for each in output) if isinstance(output, tuple) else output * 0.5
+
+    engine._runner.model.get_submodule(f"model.{name}").register_forward_hook(change)
+    with counted() as calls:
+        changed, parts = both_ways(engine, batch)
+    assert calls[StackForward] == 1
+    assert torch.equal(changed, parts)
+    assert not torch.equal(changed, before)
 
 
 PARTS = [
@@ -169,11 +223,11 @@ def test_a_hook_of_any_part_is_called(name: str, family_of: Families, engine_of:
     with counted() as calls:
         hook = part.register_forward_hook(lambda module, args, output: seen.append(output))
         assert torch.equal(engine._runner.forward(batch), before)
-    assert (len(seen), calls[0]) == (1, layers - 1)
+    assert (len(seen), calls) == (1, {DecoderForward: layers - 1, StackForward: 0})
     hook.remove()
     with counted() as calls:
         engine._runner.forward(batch)
-    assert calls[0] == layers
+    assert calls == {StackForward: 1, DecoderForward: 0}
 
 
 @pytest.mark.parametrize("name", [name for name in PARTS if "norm" in name or "proj" in name])
@@ -188,7 +242,7 @@ def test_a_new_weight_of_any_part_counts(name: str, family_of: Families, engine_
         changed, parts = both_ways(engine, batch)
     assert torch.equal(changed, parts)
     assert not torch.equal(changed, before)
-    assert calls[0] == engine.config.num_hidden_layers - 1
+    assert calls == {DecoderForward: engine.config.num_hidden_layers - 1, StackForward: 0}
 
 
 def test_keys_and_values_of_another_layer_are_refused() -> None:
@@ -209,6 +263,8 @@ def test_keys_and_values_of_another_layer_are_refused() -> None:
     turn = native.Array(rows.data_ptr(), "F32", (1, 4))
     numbers = torch.ones(1, 2, dtype=torch.int32)
     table = native.Array(numbers.data_ptr(), "I32", (1, 2))
-    added = [(None, None)] * 7
+    step, added = native.Step(turn, turn, table, table), [(None, None)] * 7
     with pytest.raises(ValueError, match="not those of this layer"):
-        layer.compute(rows.data_ptr(), rows.data_ptr(), turn, turn, view, view, table, table, added)
+        layer.compute(rows.data_ptr(), rows.data_ptr(), step, (view, view), added)
+    with pytest.raises(ValueError, match="another length"):
+        native.DecoderLayers([layer]).compute(rows.data_ptr(), rows.data_ptr(), step, [], [added])
