@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "native.h"
+#include "scratch.h"
 #include "threads.h"
 
 namespace graftwork {
@@ -18,18 +19,6 @@ Array rows_at(std::uintptr_t address, std::int64_t rows, std::int64_t width, con
 }
 
 std::uintptr_t address_of(const Array& array) { return reinterpret_cast<std::uintptr_t>(array.data); }
-
-// Rows that one part of a layer leaves to another. Their memory is kept from call to call: fresh memory would be mapped in
-// page by page, and would not be in any cache.
-enum Between { OPENED, RAISED, NORMED, QUERY, KEY, VALUE, TURNED_QUERY, TURNED_KEY, ATTENDED, MIDDLE, BETWEEN };
-
-Array rows_between(Between what, std::int64_t rows, std::int64_t width, const Array& like) {
-    static thread_local std::array<std::vector<Line>, BETWEEN> kept;
-    auto& lines = kept[what];
-    const auto wanted = static_cast<std::size_t>((rows * width * like.itemsize() + 63) / 64);
-    if (lines.size() < wanted) lines.resize(wanted);
-    return rows_at(reinterpret_cast<std::uintptr_t>(lines.data()), rows, width, like);
-}
 
 // As `rows`, which are seen as those of so many heads of `width` elements each.
 Array by_head(Array rows, std::int64_t width) {
@@ -85,8 +74,9 @@ void GatedLayers::compute(
     Added to_up,
     Added to_down) const {
     const std::int64_t inner = gate.weight.shape[0];
-    const Array middle = rows_between(OPENED, tokens, inner, gate.weight);
-    const Array factor = rows_between(RAISED, tokens, inner, gate.weight);
+    Scratch scratch;
+    const Array middle = scratch.rows(0, tokens, inner, gate.weight);
+    const Array factor = scratch.rows(1, tokens, inner, gate.weight);
     gate.compute(address_of(middle), x, tokens, to_gate);
     up.compute(address_of(factor), x, tokens, to_up);
     gated_product(middle, middle, factor, activation);
@@ -139,7 +129,9 @@ void DecoderLayer::compute(
         queries % width || attended_width != queries / width * values.shape[3])
         throw std::invalid_argument("the keys and values are not those of this layer");
     const Array given = rows_at(x, tokens, hidden, q.weight), out = rows_at(y, tokens, hidden, q.weight);
-    const auto between = [&](Between what, std::int64_t of) { return rows_between(what, tokens, of, q.weight); };
+    enum Between { NORMED, MIDDLE, QUERY, KEY, VALUE, TURNED_QUERY, TURNED_KEY, ATTENDED };
+    Scratch scratch;
+    const auto between = [&](Between what, std::int64_t of) { return scratch.rows(what, tokens, of, q.weight); };
     const Array normed = between(NORMED, hidden), middle = between(MIDDLE, hidden);
     const auto norm = [](const Array& to, const Array& from, const Norm& by) { rms_norm(to, from, by.first, by.second); };
 

@@ -3,6 +3,7 @@
 
 #include "../avx512.h"
 #include "../lora.h"
+#include "../scratch.h"
 
 namespace graftwork {
 namespace {
@@ -18,13 +19,11 @@ LEAF void add(float* RESTRICT sum, const float* RESTRICT y, std::int64_t count) 
 constexpr std::int64_t ROUND = 4096, HALF_ROUND = ROUND / 2;
 
 // The tokens of x further apart, where they would push each other out of the first-level cache.
-Array spread(const Array& x, std::int64_t tokens, std::int64_t& step) {
+Array spread(const Array& x, std::int64_t tokens, std::int64_t& step, Scratch& scratch) {
     const std::int64_t size = step * x.itemsize(), far = size + HALF_ROUND;
     if (tokens < 4 || size % ROUND != 0) return x;
-    static thread_local std::vector<Line> lines;
-    lines.resize(static_cast<std::size_t>(tokens * far / 64));
     Array moved = x;
-    moved.data = lines.data()->bytes;
+    moved.data = scratch.room(0, tokens * far);
     split(tokens, tokens * step, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t t = begin; t < end; t++) std::memcpy(moved.data + t * far, x.data + t * size, size);
     });
@@ -48,7 +47,8 @@ void linear(const Array& y, const Array& x, const Array& w, const OptionalArray&
     check_sizes(out * width, std::vector<Array>{w});
     check_sizes(out, bias);
     std::int64_t step = width;
-    const Array from = spread(x, tokens, step);
+    Scratch scratch;
+    const Array from = spread(x, tokens, step, scratch);
     const std::int64_t tiles = (out + COLUMNS - 1) / COLUMNS;
     for_each_task(tiles, (tokens + 8) * out * width >= THREAD_WORK, [&](std::int64_t i) {
         alignas(64) float sums[TOKENS][COLUMNS];
