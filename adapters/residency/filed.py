@@ -18,8 +18,11 @@ from graftwork.registry.formats.adapters.kinds import Kind
 from graftwork.registry.formats.peft import WEIGHTS_FILE, AdapterLayout, LoraModule
 from graftwork.registry.formats.safetensors import TensorInfo
 
+READ_BYTES = 1 << 20
+"""Of a file's bytes that are on their way from the page cache to the rows, unless one tensor has more: they should still
+be in the second-level cache when the rows are written."""
 BUFFER_BYTES = 1 << 22
-"""Of a file's bytes between the page cache and the rows, for each thread that reads."""
+"""The most that each thread which reads keeps for them."""
 
 _kept = threading.local()
 
@@ -103,10 +106,10 @@ def is_plain(layout: AdapterLayout) -> bool:
 
 
 def _groups(tensors: Iterable[TensorInfo]) -> Iterator[list[TensorInfo]]:
-    """The tensors by what is read at once: as many neighbours as the buffer takes, and as are aligned in it."""
+    """The tensors by what is read at once: as many neighbours as are not too much, and as are aligned to each other."""
     group: list[TensorInfo] = []
     for info in sorted(tensors, key=lambda info: info.begin):
-        if group and (info.end - group[0].begin > BUFFER_BYTES or (info.begin - group[0].begin) % 8):
+        if group and (info.end - group[0].begin > READ_BYTES or (info.begin - group[0].begin) % 8):
             yield group
             group = []
         group.append(info)

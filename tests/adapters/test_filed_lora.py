@@ -67,7 +67,8 @@ def test_factors_are_those_of_the_file(family: Family, name: str, dtype: torch.d
 def test_nothing_hangs_on_how_much_is_read_at_once_nor_on_where_values_lie(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer: int, more: int
 ) -> None:
-    monkeypatch.setattr(filed, "BUFFER_BYTES", buffer)
+    monkeypatch.setattr(filed, "READ_BYTES", buffer)
+    monkeypatch.setattr(filed, "BUFFER_BYTES", 10_000)
     monkeypatch.setattr(filed, "_kept", type(filed._kept)())
     adapter = plain(with_longer_header(family.adapters["everything"], tmp_path / "copy", more))
     assert next(iter(adapter.layout.header.tensors.values())).begin % 8 == more
