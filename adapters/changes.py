@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from graftwork.kernels.lora_fill import PoolRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,13 @@ class Factors:
     def rank(self) -> int:
         """Number of units."""
         return int(self.a.shape[0])
+
+
+class FactorRows(NamedTuple):
+    """Where one module's factors are to be written."""
+
+    a: PoolRows
+    b: PoolRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +172,11 @@ class Lowered:
             {name: gate for name, gate in gates.items() if name is not None},
         )
 
-    def write(self, rows: Mapping[str, Factors]) -> None:
+    def write(self, rows: Mapping[str, FactorRows]) -> None:
         """Write the factors into `rows`."""
-        pairs = [(rows[name], factors) for name, factors in self.low_rank.items()]
-        if pairs:  # one call, so that it takes the interpreter from steps once
-            to, values = ([side for each in column for side in (each.a, each.b)] for column in zip(*pairs, strict=True))
-            torch._foreach_copy_(to, values)
+        values = [side for factors in self.low_rank.values() for side in (factors.a, factors.b)]
+        if values:  # one call, so that it takes the interpreter from steps once
+            torch._foreach_copy_([side.tensor for name in self.low_rank for side in rows[name]], values)
 
 
 class BaseWeights(Protocol):

@@ -110,6 +110,19 @@ std::int64_t Array::itemsize() const {
     }
 }
 
+Array Array::rows(std::int64_t begin, std::int64_t end) const {
+    if (shape.empty() || begin < 0 || end < begin || end > shape[0])
+        throw std::out_of_range(
+            "rows " + std::to_string(begin) + " to " + std::to_string(end) + " of " +
+            std::to_string(shape.empty() ? 0 : shape[0]) + " do not exist");
+    Array found = *this;
+    const std::int64_t row = shape[0] ? size / shape[0] : 0;
+    found.data = data + begin * row * itemsize();
+    found.shape[0] = end - begin;
+    found.size = row * (end - begin);
+    return found;
+}
+
 std::int32_t* Array::int32() const { return elements<std::int32_t>(*this, Dtype::I32); }
 std::int64_t* Array::int64() const { return elements<std::int64_t>(*this, Dtype::I64); }
 std::uint16_t* Array::bfloat16() const { return elements<std::uint16_t>(*this, Dtype::BF16); }

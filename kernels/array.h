@@ -65,6 +65,9 @@ struct Array {
 
     std::int64_t itemsize() const;
 
+    // Those from `begin` to `end` of its first dimension; throws std::out_of_range where there are none.
+    Array rows(std::int64_t begin, std::int64_t end) const;
+
     // The elements as T; throws std::invalid_argument when the array holds another dtype.
     std::int32_t* int32() const;
     std::int64_t* int64() const;

@@ -24,7 +24,8 @@ PYBIND11_MODULE(_native, m) {
                 return Array(reinterpret_cast<std::uintptr_t>(array.data()), dtype, shape);
             }),
             py::arg("array"),
-            py::arg("dtype"));
+            py::arg("dtype"))
+        .def("rows", &Array::rows, py::arg("begin"), py::arg("end"));
 
     m.def("weighted_sum", &weighted_sum, NoGil());
     m.def("magnitude_histogram", &magnitude_histogram, NoGil());

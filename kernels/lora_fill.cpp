@@ -44,15 +44,16 @@ void copy_transposed(const Array& rows, const Array& values, float scale) {
 
 std::optional<std::size_t> lora_fill(
     const std::vector<Array>& rows,
-    const std::vector<Array>& values,
+    std::uintptr_t content,
+    const std::vector<std::pair<std::int64_t, std::string>>& places,
     const std::vector<std::optional<float>>& scales) {
-    check_counts(rows.size(), {values.size(), scales.size()});
+    check_counts(rows.size(), {places.size(), scales.size()});
     for (std::size_t i = 0; i < rows.size(); i++) {
-        if (values[i].size != rows[i].size) throw std::invalid_argument("the values do not fit the rows");
+        const Array values(content + static_cast<std::uintptr_t>(places[i].first), places[i].second, rows[i].shape);
         if (scales[i])
-            copy_transposed(rows[i], values[i], *scales[i]);
+            copy_transposed(rows[i], values, *scales[i]);
         else
-            copy(rows[i], values[i]);
+            copy(rows[i], values);
         if (!all_finite(rows[i])) return i;
     }
     return std::nullopt;

@@ -141,7 +141,10 @@ void lora_expand(
 
 // See kernels/lora_fill.py.
 std::optional<std::size_t> lora_fill(
-    const std::vector<Array>& rows, const std::vector<Array>& values, const std::vector<std::optional<float>>& scales);
+    const std::vector<Array>& rows,
+    std::uintptr_t content,
+    const std::vector<std::pair<std::int64_t, std::string>>& places,
+    const std::vector<std::optional<float>>& scales);
 
 void paged_attention(
     const Array& out,

@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from graftwork.adapters.attachment.linears import NOTHING, NativeLinear, Planned
 from graftwork.adapters.attachment.resident import Resident
-from graftwork.adapters.changes import Factors, Gate
+from graftwork.adapters.changes import FactorRows, Gate
 from graftwork.adapters.forms.form import Form
 from graftwork.kernels.lora_expand import lora_expand
+from graftwork.kernels.lora_fill import PoolRows
 from graftwork.kernels.lora_plan import LoraPlan, LoraPool, Segments
 from graftwork.kernels.lora_shrink import lora_shrink
 
@@ -35,6 +37,11 @@ class Pool:
     """[rows, out]"""
     native: LoraPool | None
     """The same, where one call can do the whole low rank."""
+
+    def rows(self, start: int, end: int) -> FactorRows:
+        """Those from `start` to `end`."""
+        views = (None, None) if self.native is None else self.native.views
+        return FactorRows(*(PoolRows(side, start, end, of) for side, of in zip((self.a, self.b), views, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ class Attachments:
         self._making = threading.Lock()
         self._routes: Mapping[str, Route] = {}
         self._forms: Mapping[str, Mapping[int, Form]] = {}
-        self._hooked: set[str] = set()
+        self._hooked: dict[str, tuple[RemovableHandle, ...]] = {}
         self._routed: tuple[Resident, ...] = ()
         self._rows: Rows | None = None
         self._segments: dict[bool, Segments] = {}
@@ -144,10 +151,11 @@ class Attachments:
         """What this model calls a module of an adapter, None where that is left out; here, the same."""
         return module
 
-    def rows_of(self, resident: Resident) -> dict[str, Factors]:
+    def rows_of(self, resident: Resident) -> dict[str, FactorRows]:
         """The rows that an adapter owns, by module: to be written while nothing reads them yet."""
-        pools = {name: (self._pool(name), resident.start + rank) for name, rank in resident.ranks.items()}
-        return {name: Factors(p.a[resident.start : end], p.b[resident.start : end]) for name, (p, end) in pools.items()}
+        return {
+            name: self._pool(name).rows(resident.start, resident.start + rank) for name, rank in resident.ranks.items()
+        }
 
     @contextmanager
     def routed(self, rows: Rows) -> Iterator[None]:
@@ -155,8 +163,7 @@ class Attachments:
         if rows.residents != self._routed:
             self._routes, self._routed = self._route(rows.residents), rows.residents
             self._forms = _by_module([resident.forms for resident in rows.residents])
-            for name in self._forms.keys() - self._hooked:  # here, because a forward must not meet a changing module
-                self._hook_forms(name)
+            self._hook_forms()  # here, because a forward must not meet a changing module
         self._rows = rows
         self._segments = {}
         self.aside = {}
@@ -213,8 +220,16 @@ class Attachments:
             self._segments[is_head] = Segments(slots.tolist())
         return self._segments[is_head]
 
-    def _hook_forms(self, name: str) -> None:
-        """Let forms of a module, of whatever kind it is, see its input and its output, after the low rank."""
+    def _hook_forms(self) -> None:
+        """Let the modules that forms change be hooked, and no others: those are computed together where they can be."""
+        for name in self._hooked.keys() - self._forms.keys():
+            for hook in self._hooked.pop(name):
+                hook.remove()
+        for name in self._forms.keys() - self._hooked.keys():
+            self._hooked[name] = self._hooks_of(name)
+
+    def _hooks_of(self, name: str) -> tuple[RemovableHandle, ...]:
+        """By which forms of a module, of whatever kind it is, see its input and its output, after the low rank."""
         module = self.modules[name]
         is_head = module in self._heads
 
@@ -251,9 +266,7 @@ class Attachments:
                 else:
                     self.aside.setdefault(name, {})[slot] = made
 
-        module.register_forward_pre_hook(before)
-        module.register_forward_hook(after)
-        self._hooked.add(name)
+        return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
     @staticmethod
     def _shape(module: nn.Linear | Conv1D) -> tuple[int, int]:

@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graftwork.adapters.changes import Change, Factors, Gate, Lowered
+from graftwork.adapters.changes import Change, FactorRows, Factors, Gate, Lowered
 from graftwork.errors import InputChanged, NonFiniteTensor
-from graftwork.kernels.lora_fill import lora_fill
+from graftwork.kernels.lora_fill import PoolRows, lora_fill
 from graftwork.registry.formats.adapters.kinds import Kind
 from graftwork.registry.formats.peft import WEIGHTS_FILE, AdapterLayout, LoraModule
 from graftwork.registry.formats.safetensors import TensorInfo
 
 READ_BYTES = 1 << 20
-"""Of a file's bytes that are on their way from the page cache to the rows, unless one tensor has more: they should still
-be in the second-level cache when the rows are written."""
+"""Of a file's bytes on their way from the page cache to the rows, unless one tensor has more: they should still be in
+the second-level cache when the rows are written."""
 BUFFER_BYTES = 1 << 22
 """The most that each thread which reads keeps for them."""
 
@@ -74,16 +74,16 @@ class FiledLora:
             name: Factors(*(torch.empty(module.rank, width, dtype=dtype) for width in self.shapes[name]))
             for name, module in self.modules.items()
         }
-        self.write(factors)
+        self.write({name: FactorRows(PoolRows.all(each.a), PoolRows.all(each.b)) for name, each in factors.items()})
         return Lowered({name: Change(low_rank=each) for name, each in factors.items()})
 
-    def write(self, rows: Mapping[str, Factors]) -> None:
+    def write(self, rows: Mapping[str, FactorRows]) -> None:
         """Write the factors into `rows` in host memory, scaled in float32 and then rounded once.
 
         Raises NonFiniteTensor for a factor with NaN or infinite values, before or after the rounding, InputChanged.
         """
         tensors = self.layout.header.tensors
-        into: dict[str, tuple[Tensor, float | None]] = {}
+        into: dict[str, tuple[PoolRows, float | None]] = {}
         for name, module in self.modules.items():
             into[module.a] = rows[name].a, None
             into[module.b] = rows[name].b, module.scale
@@ -94,7 +94,7 @@ class FiledLora:
                 values = [(info.begin - group[0].begin, info.dtype) for info in group]
                 places, scales = zip(*(into[info.name] for info in group), strict=True)
                 if (fault := lora_fill(places, content, values, scales)) is not None:
-                    count = int((~places[fault].isfinite()).sum())
+                    count = int((~places[fault].tensor.isfinite()).sum())
                     raise NonFiniteTensor(tensor=group[fault].name, path=str(path), count=count)
 
 

@@ -18,6 +18,7 @@ from graftwork.adapters.engine.decoder_layers import DecoderForward
 from graftwork.adapters.engine.engine import Engine
 from graftwork.kernels.dispatch import native_module
 from graftwork.settings import Settings, load_settings
+from tests.adapters.conftest import write_lora
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -243,6 +244,26 @@ def test_a_new_weight_of_any_part_counts(name: str, family_of: Families, engine_
     assert torch.equal(changed, parts)
     assert not torch.equal(changed, before)
     assert calls == {DecoderForward: engine.config.num_hidden_layers - 1, StackForward: 0}
+
+
+def test_what_one_adapter_has_beyond_low_rank_keeps_layers_apart_only_while_it_computes(
+    family: Family, engine: Engine, tmp_path: Path
+) -> None:
+    options = {"r": 2, "target_modules": ["v_proj"], "layers_to_transform": [1], "use_dora": True}
+    folder = write_lora(family.base, tmp_path / "dora", options, seed=3)
+    layers = engine.config.num_hidden_layers
+    with engine.residency.acquire("dora", folder) as dora, family.pin(engine, "everything") as plain:
+        with counted() as calls:
+            at_once, parts = both_ways(engine, pieces(engine, [None, dora.resident, plain.resident], [4, 2, 7]))
+        assert calls == {DecoderForward: layers - 1, StackForward: 0}
+        assert torch.equal(at_once, parts)
+        with counted() as calls:
+            engine._runner.forward(pieces(engine, [None, plain.resident], [4, 7]))
+        assert calls == {DecoderForward: 0, StackForward: 1}
+        with counted() as calls:
+            again = engine._runner.forward(pieces(engine, [None, dora.resident, plain.resident], [4, 2, 7]))
+        assert calls == {DecoderForward: layers - 1, StackForward: 0}
+        assert torch.equal(again, parts)
 
 
 def test_keys_and_values_of_another_layer_are_refused() -> None:

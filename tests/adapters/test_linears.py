@@ -44,8 +44,8 @@ def test_a_layer_that_computes_other_rows_is_named(is_taken: bool) -> None:
     attachments = Attachments(model, 8, linears=take_over_linears(model) if is_taken else {})
     resident = Resident("digest", 0, 2, {NAME: 2})
     for factors in attachments.rows_of(resident).values():
-        factors.a.normal_()
-        factors.b.normal_()
+        factors.a.tensor.normal_()
+        factors.b.tensor.normal_()
     layer, x, slots = model.get_submodule(NAME), torch.randn(1, 3, 64), torch.zeros(3, dtype=torch.int32)
     with attachments.routed(Rows((resident,), slots, slots)):
         assert not torch.allclose(layer(x), F.linear(x, layer.weight))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from graftwork.kernels.dispatch import forced
 from graftwork.kernels.dtypes import safetensors_name
-from graftwork.kernels.lora_fill import lora_fill
+from graftwork.kernels.lora_fill import PoolRows, lora_fill
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(16, 64), (5, 130), (1, 257), (33, 63)]
@@ -27,7 +27,9 @@ def filled(
     shapes = [values.shape if scale is None else values.shape[::-1] for values, scale in factors]
     pools = [torch.full((rank + 4, width), 7.0, dtype=dtype) for rank, width in shapes]
     with forced(twin):
-        fault = lora_fill([pool[2:-2] for pool in pools], content, places, [scale for _, scale in factors])
+        fault = lora_fill(
+            [PoolRows(pool, 2, len(pool) - 2) for pool in pools], content, places, [scale for _, scale in factors]
+        )
     return pools, fault
 
 
@@ -57,4 +59,9 @@ def test_the_first_factor_that_is_not_finite_in_the_rows_is_told(twin: str) -> N
 
 def test_values_that_do_not_fit_their_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="another length"):
-        lora_fill([torch.ones(2, 3)], torch.zeros(24, dtype=torch.uint8), [(0, "F32")], [])
+        lora_fill([PoolRows.all(torch.ones(2, 3))], torch.zeros(24, dtype=torch.uint8), [(0, "F32")], [])
+
+
+def test_rows_that_a_pool_does_not_have_are_refused() -> None:
+    with pytest.raises(IndexError, match="rows 1 to 3 of 2"):
+        lora_fill([PoolRows(torch.ones(2, 3), 1, 3)], torch.zeros(24, dtype=torch.uint8), [(0, "F32")], [None])
