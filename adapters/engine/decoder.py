@@ -87,9 +87,7 @@ def _forward(module: Any, calls: Sequence[Call]) -> StackForward | None:
 def _is_same(forward: StackForward, call: Call) -> bool:
     if call.args or not {"input_ids", "position_ids"} <= call.told or "inputs_embeds" in call.told:
         return False
-    if not isinstance(call.output, dict) or [name for name, value in call.output.items() if value is not None] != [
-        OUTPUT
-    ]:
+    if not isinstance(call.output, dict) or told(call.output) != {OUTPUT}:
         return False
     made = forward.at_once(call.named)
     return made is not None and torch.equal(made, call.output[OUTPUT])
