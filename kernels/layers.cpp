@@ -20,6 +20,12 @@ Array rows_at(std::uintptr_t address, std::int64_t rows, std::int64_t width, con
 
 std::uintptr_t address_of(const Array& array) { return reinterpret_cast<std::uintptr_t>(array.data); }
 
+// The same in one of the rooms of a call.
+Array rows_in(Scratch& scratch, std::size_t room, std::int64_t rows, std::int64_t width, const Array& like) {
+    char* const at = scratch.room(room, rows * width * like.itemsize());
+    return rows_at(reinterpret_cast<std::uintptr_t>(at), rows, width, like);
+}
+
 // As `rows`, which are seen as those of so many heads of `width` elements each.
 Array by_head(Array rows, std::int64_t width) {
     rows.shape = {rows.shape[0], rows.shape[1] / width, width};
@@ -75,8 +81,8 @@ void GatedLayers::compute(
     Added to_down) const {
     const std::int64_t inner = gate.weight.shape[0];
     Scratch scratch;
-    const Array middle = scratch.rows(0, tokens, inner, gate.weight);
-    const Array factor = scratch.rows(1, tokens, inner, gate.weight);
+    const Array middle = rows_in(scratch, 0, tokens, inner, gate.weight);
+    const Array factor = rows_in(scratch, 1, tokens, inner, gate.weight);
     gate.compute(address_of(middle), x, tokens, to_gate);
     up.compute(address_of(factor), x, tokens, to_up);
     gated_product(middle, middle, factor, activation);
@@ -115,7 +121,8 @@ DecoderLayer::DecoderLayer(
     if (!reads(this->k) || !reads(this->v) || !fits(this->o) || this->o.weight.shape[0] != hidden ||
         this->before_attention.first.size != hidden || this->before_feed_forward.first.size != hidden ||
         !norms(this->of_queries, this->q) || !norms(this->of_keys, this->k) ||
-        this->feed_forward.dtype() != this->q.weight.dtype || this->feed_forward.width() != hidden || this->feed_forward.out() != hidden)
+        this->feed_forward.dtype() != this->q.weight.dtype || this->feed_forward.width() != hidden ||
+        this->feed_forward.out() != hidden)
         throw std::invalid_argument("the parts of the layer do not fit each other");
 }
 
@@ -131,7 +138,7 @@ void DecoderLayer::compute(
     const Array given = rows_at(x, tokens, hidden, q.weight), out = rows_at(y, tokens, hidden, q.weight);
     enum Between { NORMED, MIDDLE, QUERY, KEY, VALUE, TURNED_QUERY, TURNED_KEY, ATTENDED };
     Scratch scratch;
-    const auto between = [&](Between what, std::int64_t of) { return scratch.rows(what, tokens, of, q.weight); };
+    const auto between = [&](Between what, std::int64_t of) { return rows_in(scratch, what, tokens, of, q.weight); };
     const Array normed = between(NORMED, hidden), middle = between(MIDDLE, hidden);
     const auto norm = [](const Array& to, const Array& from, const Norm& by) { rms_norm(to, from, by.first, by.second); };
 

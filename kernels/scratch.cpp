@@ -42,12 +42,4 @@ char* Scratch::room(std::size_t which, std::int64_t bytes) {
     return lines.data()->bytes;
 }
 
-Array Scratch::rows(std::size_t which, std::int64_t rows, std::int64_t width, const Array& like) {
-    Array found = like;
-    found.data = room(which, rows * width * like.itemsize());
-    found.shape = {rows, width};
-    found.size = rows * width;
-    return found;
-}
-
 }  // namespace graftwork

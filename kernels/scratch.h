@@ -25,9 +25,6 @@ public:
     // At least as many bytes, in one of the rooms; what was there is lost.
     char* room(std::size_t which, std::int64_t bytes);
 
-    // The same as `rows` of `width` elements of the dtype of `like`.
-    Array rows(std::size_t which, std::int64_t rows, std::int64_t width, const Array& like);
-
 private:
     std::unique_ptr<Rooms> rooms;
 };

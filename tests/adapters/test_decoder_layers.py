@@ -140,7 +140,9 @@ def test_bfloat16_has_the_bits_of_its_parts(family_of: Families, tmp_path: Path)
             family_of(architecture).base, Settings(home=tmp_path, max_model_tokens=128), dtype="bfloat16"
         )
         assert len(taken(engine)) == engine.config.num_hidden_layers
-        at_once, parts = both_ways(engine, pieces(engine, [None], [3, 1, 30, 4]))
+        with counted() as calls:
+            at_once, parts = both_ways(engine, pieces(engine, [None], [3, 1, 30, 4]))
+        assert calls == {StackForward: 1, DecoderForward: 0}
         assert at_once.dtype == torch.bfloat16
         assert torch.equal(at_once, parts)
         engine.close()
